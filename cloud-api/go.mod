@@ -1,0 +1,7 @@
+module github.com/holdfast-edge/holdfast/cloud-api
+
+go 1.26
+
+require github.com/holdfast-edge/holdfast/edge-agent/telemetry v0.0.0
+
+replace github.com/holdfast-edge/holdfast/edge-agent/telemetry => ../edge-agent/telemetry

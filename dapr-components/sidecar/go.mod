@@ -1,0 +1,3 @@
+module github.com/holdfast-edge/holdfast/dapr-components/sidecar
+
+go 1.26
