@@ -22,7 +22,8 @@ const window = 256 << 10
 var (
 	encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
 		return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
-			zstd.WithWindowSize(window), zstd.WithEncoderCRC(false)) // the signature covers every byte
+			zstd.WithWindowSize(window), zstd.WithSingleSegment(true), // so that the size is always declared
+			zstd.WithAllLitEntropyCompression(true), zstd.WithEncoderCRC(false)) // the signature covers every byte
 	})
 	decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 		return zstd.NewReader(nil, zstd.WithDecoderMaxMemory(MaxBody), zstd.WithDecoderMaxWindow(MaxBody),
