@@ -1,0 +1,176 @@
+// Package process runs programs that never outlive this one. Each runs in a
+// process group of its own, so that Ctrl-C reaches this program alone and it
+// decides in which order the others end; where the kernel can (Linux), a crash
+// of this program kills them too.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Spec says what to run.
+type Spec struct {
+	Name string   // for messages
+	Path string   // the executable
+	Args []string // without the program's name
+	Env  []string // in addition to a clean minimum (PATH, HOME, TMPDIR)
+	Dir  string   // working folder; empty: this one's
+	Log  string   // file that stdout and stderr are appended to
+}
+
+// Process is one program that can be killed, frozen and started again. Its
+// methods may be called from several goroutines.
+type Process struct {
+	spec  Spec
+	group *Group
+
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when cmd has been waited for
+	wanted  bool          // someone asked for the end of cmd
+	used    time.Duration // CPU time of the runs that ended
+	started time.Time
+}
+
+// Name returns the name given in the spec.
+func (p *Process) Name() string { return p.spec.Name }
+
+// Log returns the path of the log file.
+func (p *Process) Log() string { return p.spec.Log }
+
+// Pid returns the process id of the current (or last) run.
+func (p *Process) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
+// Running reports whether the current run has not ended.
+func (p *Process) Running() bool {
+	select {
+	case <-p.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Done is closed when the current run ends.
+func (p *Process) Done() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done
+}
+
+// Kill ends the process with SIGKILL, as a pulled plug would, and waits for it.
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 10*time.Second) }
+
+// Stop asks with SIGTERM, waits at most limit, then kills. It returns an error
+// that says so when it had to kill.
+func (p *Process) Stop(limit time.Duration) error {
+	err := p.end(syscall.SIGTERM, limit)
+	if err == nil {
+		return nil
+	}
+	if killErr := p.Kill(); killErr != nil {
+		return errors.Join(err, killErr)
+	}
+	return err
+}
+
+// Freeze stops the process where it is (SIGSTOP): its connections stay open and
+// silent.
+func (p *Process) Freeze() error { return p.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (p *Process) Thaw() error { return p.signal(syscall.SIGCONT) }
+
+// Start runs the program again after Kill or Stop, with the same spec.
+func (p *Process) Start() error {
+	if p.Running() {
+		return fmt.Errorf("start %s: it is running", p.spec.Name)
+	}
+	return p.group.launch(p)
+}
+
+// CPU returns the user and system time of every run so far.
+func (p *Process) CPU() time.Duration {
+	p.mu.Lock()
+	used, pid := p.used, p.cmd.Process.Pid
+	p.mu.Unlock()
+	if p.Running() {
+		used += liveCPU(pid)
+	}
+	return used
+}
+
+// Tail returns at most the last n lines of the log.
+func (p *Process) Tail(n int) string {
+	b, err := os.ReadFile(p.spec.Log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (p *Process) signal(s syscall.Signal) error {
+	pid := p.Pid()
+	if !p.Running() {
+		return fmt.Errorf("signal %s: it is not running", p.spec.Name)
+	}
+	if err := syscall.Kill(-pid, s); err != nil {
+		return fmt.Errorf("signal %s: %w", p.spec.Name, err)
+	}
+	return nil
+}
+
+func (p *Process) end(s syscall.Signal, limit time.Duration) error {
+	p.mu.Lock()
+	p.wanted = true
+	pid, done := p.cmd.Process.Pid, p.done
+	p.mu.Unlock()
+	if !p.Running() {
+		return nil
+	}
+	if err := syscall.Kill(-pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end %s: %w", p.spec.Name, err)
+	}
+	if s != syscall.SIGKILL {
+		// A frozen process would take its SIGTERM only when thawed.
+		_ = syscall.Kill(-pid, syscall.SIGCONT)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("end %s: still there %v after %v", p.spec.Name, limit, s)
+	}
+}
+
+// wait collects one run and reports it when nobody asked for its end.
+func (p *Process) wait(cmd *exec.Cmd, done chan struct{}, log *os.File) {
+	err := cmd.Wait()
+	_ = log.Close() // the child wrote it; nothing of ours is buffered
+	p.mu.Lock()
+	wanted := p.wanted
+	p.used += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	p.mu.Unlock()
+	close(done)
+	if wanted {
+		return
+	}
+	state := "exit status 0"
+	if err != nil {
+		state = err.Error()
+	}
+	p.group.report(fmt.Errorf("%s ended by itself after %v: %s\nend of %s:\n%s",
+		p.spec.Name, time.Since(p.started).Round(time.Millisecond), state, p.spec.Log, p.Tail(15)))
+}
