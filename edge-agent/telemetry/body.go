@@ -184,21 +184,16 @@ func decodeReadings(w *wire.Body, recs []Record, n int) error {
 	if err != nil {
 		return err
 	}
-	readings, index := make([]Reading, n), make([]int, n)
+	readings, index, used := make([]Reading, n), make([]int, n), 0
 	topic, flags := column{b: w.Topic}, column{b: w.Flags}
-	used := 0 // topics appear in the order of their first use
 	for i := range readings {
-		t := topic.uvarint()
-		if t > uint64(used) || t >= uint64(len(names)) {
-			return fmt.Errorf("topic index %d of %d", t, len(names))
-		}
-		if t == uint64(used) {
-			used++
+		if index[i], err = firstUse(topic.uvarint(), len(names), &used); err != nil {
+			return fmt.Errorf("topic: %w", err)
 		}
 		if err := readings[i].setFlags(flags.next()); err != nil {
 			return err
 		}
-		readings[i].Topic, index[i] = names[t], int(t)
+		readings[i].Topic = names[index[i]]
 	}
 	if err := endAll(named{"topic", &topic}, named{"flags", &flags}); err != nil {
 		return err
@@ -210,7 +205,7 @@ func decodeReadings(w *wire.Body, recs []Record, n int) error {
 	if err != nil {
 		return err
 	}
-	for i, at := range grouped(index, len(names)) {
+	for i, at := range group(index, len(names)).order {
 		readings[at].Payload = payloads[i]
 	}
 	for i := range recs {
@@ -223,25 +218,20 @@ func decodeReadings(w *wire.Body, recs []Record, n int) error {
 
 // decodeTopics reads the topics, of which no two may be equal.
 func decodeTopics(w *wire.Body) ([]string, error) {
-	lengths, text := column{b: w.TopicLengths}, column{b: w.Topics}
-	if len(w.TopicLengths) > 3*MaxRecords { // a length has at most three bytes
-		return nil, fmt.Errorf("topic lengths of %d bytes", len(w.TopicLengths))
+	pieces, err := split(w.TopicLengths, w.Topics, MaxTopic)
+	if err != nil {
+		return nil, fmt.Errorf("topics: %w", err)
 	}
-	var names []string
-	seen := make(map[string]struct{})
-	for len(lengths.b) > 0 {
-		n := lengths.uvarint()
-		if n > MaxTopic {
-			return nil, fmt.Errorf("topic of %d bytes, at most %d", n, MaxTopic)
+	names := make([]string, len(pieces))
+	seen := make(map[string]struct{}, len(pieces))
+	for i, p := range pieces {
+		names[i] = string(p)
+		if _, twice := seen[names[i]]; twice {
+			return nil, fmt.Errorf("topic %.64q comes twice", names[i])
 		}
-		name := string(text.take(n))
-		if _, twice := seen[name]; twice {
-			return nil, fmt.Errorf("topic %.64q comes twice", name)
-		}
-		seen[name] = struct{}{}
-		names = append(names, name)
+		seen[names[i]] = struct{}{}
 	}
-	return names, endAll(named{"topic_lengths", &lengths}, named{"topics", &text})
+	return names, nil
 }
 
 type named struct {

@@ -11,6 +11,9 @@ var (
 	errColumnRun   = errors.New("column with an empty or overlong run")
 )
 
+// maxColumn is more than any column has in bytes, and no sum of it overflows.
+const maxColumn = 2 * MaxBody
+
 // column reads what the append functions below wrote. The first error sticks:
 // what is read after it is zero, so a loop over a count that was checked needs
 // no test of its own.
@@ -58,6 +61,31 @@ func (c *column) take(n uint64) []byte {
 	v := c.b[:n:n]
 	c.b = c.b[n:]
 	return v
+}
+
+// skip returns a column of the next n varints, and goes on behind them.
+func (c *column) skip(n int) column {
+	at := 0
+	for ; n > 0 && at < len(c.b); at++ {
+		if c.b[at] < 0x80 {
+			n--
+		}
+	}
+	if n > 0 {
+		c.fail(errColumnShort)
+		return column{}
+	}
+	return column{b: c.take(uint64(at))}
+}
+
+// sum returns the sum of the next n varints, or more than any column has, and
+// goes nowhere.
+func (c column) sum(n int) uint64 {
+	var sum uint64
+	for range n {
+		sum += min(c.uvarint(), maxColumn)
+	}
+	return sum
 }
 
 // next returns the next value of a column of runs.

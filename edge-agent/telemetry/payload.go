@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/internal/wire"
@@ -31,49 +32,132 @@ func (t *topics) add(r *Reading) uint64 {
 
 // payloads returns the payloads in order of topic, then seq.
 func (t *topics) payloads() [][]byte {
-	out := make([][]byte, len(t.all))
-	for i, at := range grouped(t.of, len(t.names)) {
-		out[i] = t.all[at]
+	out := make([][]byte, 0, len(t.all))
+	for _, at := range group(t.of, len(t.names)).order {
+		out = append(out, t.all[at])
 	}
 	return out
 }
 
-// grouped returns the positions 0, 1, … of index ordered by what index says,
-// and in their own order where it says the same.
-func grouped(index []int, n int) []int {
-	start := make([]int, n+1)
+// groups holds positions ordered by the group they are in, and in their own
+// order within one.
+type groups struct {
+	order []int
+	ends  []int // of each group in order
+}
+
+// group orders the positions 0, 1, … of index by what index says, below n.
+func group(index []int, n int) groups {
+	ends := make([]int, n+1)
 	for _, v := range index {
-		start[v+1]++
+		ends[v+1]++
 	}
 	for i := range n {
-		start[i+1] += start[i]
+		ends[i+1] += ends[i]
 	}
-	out := make([]int, len(index))
+	order := make([]int, len(index))
 	for at, v := range index {
-		out[start[v]] = at
-		start[v]++
+		order[ends[v]] = at
+		ends[v]++
 	}
-	return out
+	return groups{order, ends[:n]}
 }
 
+// of returns the positions in group v.
+func (g groups) of(v int) []int {
+	from := 0
+	if v > 0 {
+		from = g.ends[v-1]
+	}
+	return g.order[from:g.ends[v]]
+}
+
+// appendPayloads appends the payloads, by template where they have one in common.
 func appendPayloads(w *wire.Body, payloads [][]byte) {
+	texts, shape := shapesOf(payloads)
+	members := make([][][]byte, len(texts))
 	var shapes runs
-	for _, p := range payloads {
-		shapes.add(0)
+	for i, p := range payloads {
+		shapes.add(uint64(shape[i]))
+		if shape[i] > 0 {
+			members[shape[i]-1] = append(members[shape[i]-1], p)
+			continue
+		}
 		w.Lengths = binary.AppendUvarint(w.Lengths, uint64(len(p)))
 		w.Verbatim = append(w.Verbatim, p...)
 	}
 	w.Shapes = shapes.bytes()
+	appendTemplates(w, texts, members)
 }
 
+// errPayloads is for a few bytes that would make many.
+var errPayloads = fmt.Errorf("payloads of more than %d bytes", MaxBody)
+
+// decodePayloads returns n payloads in the order in which they were appended.
 func decodePayloads(w *wire.Body, n int) ([][]byte, error) {
-	shapes, lengths, verbatim := column{b: w.Shapes}, column{b: w.Lengths}, column{b: w.Verbatim}
-	out := make([][]byte, n)
-	for i := range out {
-		if shapes.next() != 0 {
-			return nil, fmt.Errorf("no such template")
-		}
-		out[i] = verbatim.take(lengths.uvarint())
+	texts, err := split(w.TemplateLengths, w.Templates, maxTemplate)
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
 	}
-	return out, endAll(named{"shapes", &shapes}, named{"lengths", &lengths}, named{"verbatim", &verbatim})
+	shapes, index, used := column{b: w.Shapes}, make([]int, n), 1 // shape 0 is always there
+	for i := range index {
+		if index[i], err = firstUse(shapes.next(), len(texts)+1, &used); err != nil {
+			return nil, fmt.Errorf("shapes: %w", err)
+		}
+	}
+	if used != len(texts)+1 {
+		return nil, fmt.Errorf("%d templates, %d of them used", len(texts), used-1)
+	}
+	by := group(index, len(texts)+1)
+	payloads := make([][]byte, n)
+	lengths, verbatim, digits := column{b: w.Lengths}, column{b: w.Verbatim}, column{b: w.Digits}
+	for _, at := range by.of(0) {
+		size := lengths.uvarint()
+		if size > MaxPayload {
+			return nil, fmt.Errorf("payload of %d bytes, at most %d", size, MaxPayload)
+		}
+		payloads[at] = verbatim.take(size)
+	}
+	room := MaxBody - len(w.Verbatim)
+	var t template
+	for i, text := range texts {
+		rows := by.of(i + 1)
+		if err := t.open(text, len(rows), &digits); err != nil {
+			return nil, err
+		}
+		if room, err = t.fill(payloads, rows, room); err != nil {
+			return nil, err
+		}
+	}
+	return payloads, endAll(named{"shapes", &shapes}, named{"lengths", &lengths}, named{"verbatim", &verbatim}, named{"digits", &digits})
+}
+
+// firstUse returns v as an index below n. Indices must appear in order of their
+// first use: used counts them.
+func firstUse(v uint64, n int, used *int) (int, error) {
+	if v >= uint64(n) || v > uint64(*used) {
+		return 0, fmt.Errorf("index %d of %d", v, n)
+	}
+	if v == uint64(*used) {
+		*used++
+	}
+	return int(v), nil
+}
+
+// split cuts text into pieces of the given lengths, none above limit. The pieces share
+// memory with text.
+func split(lengths, text []byte, limit uint64) ([][]byte, error) {
+	if len(lengths) > 3*MaxRecords { // one piece a record at most, and three bytes hold any limit
+		return nil, errColumnLong
+	}
+	l, c := column{b: lengths}, column{b: text}
+	var pieces [][]byte
+	for len(l.b) > 0 {
+		n := l.uvarint()
+		if n > limit {
+			return nil, fmt.Errorf("%d bytes, at most %d", n, limit)
+		}
+		pieces = append(pieces, c.take(n))
+	}
+	return pieces, errors.Join(l.end(), c.end())
 }

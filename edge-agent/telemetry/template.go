@@ -1,0 +1,292 @@
+package telemetry
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strconv"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/internal/wire"
+)
+
+// Sensors send the same text over and over with other numbers in it. Payloads
+// that are equal but for their runs of decimal digits share a template, the
+// text with 0 in place of each run, and the runs at one place in it make a
+// column, in which a number is written as the difference from the one before.
+// That is lossless for any bytes, and what zstd makes of it is less than half of
+// what it makes of the payloads themselves.
+
+// maxTemplate bounds the payloads that are looked at for a template; zstd alone
+// does well on larger ones.
+const maxTemplate = 8 << 10
+
+// How the runs of digits in a column are written. From 1 to maxDigits it is the
+// number of digits that all have.
+const (
+	digitsPlain    = 0  // numbers without leading zeros
+	maxDigits      = 18 // what fits into an int64, and so does the difference of two
+	digitsVerbatim = 19
+
+	maxNumber = 1e18 - 1 // the largest of maxDigits digits
+)
+
+// appendTemplates appends the texts, and for each the columns of the payloads
+// that share it.
+func appendTemplates(w *wire.Body, texts []string, members [][][]byte) {
+	var s slotWriter
+	for t, text := range texts {
+		w.TemplateLengths = binary.AppendUvarint(w.TemplateLengths, uint64(len(text)))
+		w.Templates = append(w.Templates, text...)
+		s.reset(len(members[t]))
+		for range bytes.Count([]byte(text), []byte{'0'}) {
+			s.cut(members[t])
+			w.Digits = s.append(w.Digits)
+		}
+	}
+}
+
+// shapesOf returns the templates that more than one payload has, and for each
+// payload 1 + the index of its template, or 0 when it has none.
+func shapesOf(payloads [][]byte) (texts []string, shapes []int) {
+	all := make(map[string]int)
+	var names []string
+	var count []int
+	shapes = make([]int, len(payloads))
+	var text []byte
+	last := -1 // neighbours are mostly alike
+	for i, p := range payloads {
+		if len(p) > maxTemplate {
+			shapes[i] = -1
+			continue
+		}
+		text = appendTemplate(text[:0], p)
+		if last < 0 || string(text) != names[last] {
+			id, known := all[string(text)]
+			if !known {
+				id = len(names)
+				names = append(names, string(text))
+				count = append(count, 0)
+				all[names[id]] = id
+			}
+			last = id
+		}
+		count[last]++
+		shapes[i] = last
+	}
+	return shared(names, count, shapes), shapes
+}
+
+// shared keeps the names that come more than once, in order of first use, and
+// renumbers the shapes to them.
+func shared(names []string, count, shapes []int) (texts []string) {
+	number := make([]int, len(names))
+	for i, id := range shapes {
+		if id < 0 || count[id] < 2 {
+			shapes[i] = 0
+			continue
+		}
+		if number[id] == 0 {
+			texts = append(texts, names[id])
+			number[id] = len(texts)
+		}
+		shapes[i] = number[id]
+	}
+	return texts
+}
+
+// appendTemplate appends p with 0 in place of each run of digits.
+func appendTemplate(b, p []byte) []byte {
+	inside := false
+	for _, c := range p {
+		if !isDigit(c) {
+			b, inside = append(b, c), false
+		} else if !inside {
+			b, inside = append(b, '0'), true
+		}
+	}
+	return b
+}
+
+func isDigit(c byte) bool { return c-'0' < 10 }
+
+// slotWriter goes through the payloads of one template from one run of digits
+// to the next.
+type slotWriter struct {
+	at   []int    // how far each payload was read
+	runs [][]byte // the run of each that cut found last
+}
+
+func (s *slotWriter) reset(n int) {
+	s.at = append(s.at[:0], make([]int, n)...)
+	s.runs = append(s.runs[:0], make([][]byte, n)...)
+}
+
+// cut finds the next run of digits in each payload.
+func (s *slotWriter) cut(payloads [][]byte) {
+	for i, p := range payloads {
+		from := s.at[i]
+		for !isDigit(p[from]) {
+			from++
+		}
+		to := from + 1
+		for to < len(p) && isDigit(p[to]) {
+			to++
+		}
+		s.at[i], s.runs[i] = to, p[from:to]
+	}
+}
+
+// append appends the column that cut found.
+func (s *slotWriter) append(b []byte) []byte {
+	mode := modeOf(s.runs)
+	b = binary.AppendUvarint(b, mode)
+	if mode == digitsVerbatim {
+		for _, r := range s.runs {
+			b = binary.AppendUvarint(b, uint64(len(r)))
+		}
+		for _, r := range s.runs {
+			b = append(b, r...)
+		}
+		return b
+	}
+	var before int64
+	for _, r := range s.runs {
+		var v int64
+		for _, c := range r {
+			v = 10*v + int64(c-'0')
+		}
+		b = binary.AppendVarint(b, v-before)
+		before = v
+	}
+	return b
+}
+
+// modeOf returns how to write a column: the first of the ways that loses nothing.
+func modeOf(runs [][]byte) uint64 {
+	width, plain := len(runs[0]), true
+	for _, r := range runs {
+		if len(r) > maxDigits {
+			return digitsVerbatim
+		}
+		if r[0] == '0' && len(r) > 1 {
+			plain = false
+		}
+		if len(r) != width {
+			width = 0
+		}
+	}
+	switch {
+	case plain:
+		return digitsPlain
+	case width > 0:
+		return uint64(width)
+	}
+	return digitsVerbatim
+}
+
+// template puts payloads together again.
+type template struct {
+	slots []slot
+	tail  []byte // after the last run of digits
+}
+
+// slot is one run of digits of a template.
+type slot struct {
+	before  []byte // text between the run before and this one
+	mode    uint64
+	values  column // numbers, or digits when mode is digitsVerbatim
+	lengths column // only for digitsVerbatim
+	last    int64
+}
+
+var errDigits = errors.New("digits out of bounds")
+
+// open reads the places of text's columns, of n values each, from digits.
+func (t *template) open(text []byte, n int, digits *column) error {
+	t.slots = t.slots[:0]
+	for {
+		at := bytes.IndexByte(text, '0')
+		if at < 0 {
+			t.tail = text
+			return digits.err
+		}
+		s := slot{before: text[:at], mode: digits.uvarint()}
+		if s.mode > digitsVerbatim {
+			return errDigits
+		}
+		s.values = digits.skip(n)
+		if s.mode == digitsVerbatim {
+			s.lengths = s.values
+			s.values = column{b: digits.take(s.lengths.sum(n))}
+		}
+		t.slots = append(t.slots, s)
+		text = text[at+1:]
+	}
+}
+
+// fill makes the payloads at rows, which share one piece of memory, and returns
+// how much is left of room.
+func (t *template) fill(payloads [][]byte, rows []int, room int) (int, error) {
+	b := make([]byte, 0, min(room, len(rows)*t.size()))
+	ends := make([]int, len(rows))
+	var err error
+	for i := range rows {
+		from := len(b)
+		if b, err = t.append(b); err != nil {
+			return 0, err
+		}
+		if len(b)-from > maxTemplate || len(b) > room {
+			return 0, errPayloads
+		}
+		ends[i] = len(b)
+	}
+	from := 0
+	for i, at := range rows {
+		payloads[at] = b[from:ends[i]:ends[i]]
+		from = ends[i]
+	}
+	return room - len(b), nil
+}
+
+// size returns about how long a payload is, and no more than it may be.
+func (t *template) size() int {
+	n := len(t.tail)
+	for i := range t.slots {
+		n += len(t.slots[i].before) + 4
+	}
+	return min(n, maxTemplate)
+}
+
+// append appends the next payload.
+func (t *template) append(b []byte) ([]byte, error) {
+	for i := range t.slots {
+		s := &t.slots[i]
+		b = append(b, s.before...)
+		var err error
+		if b, err = s.append(b); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, t.tail...), nil
+}
+
+// append appends the next run of digits.
+func (s *slot) append(b []byte) ([]byte, error) {
+	if s.mode == digitsVerbatim {
+		return append(b, s.values.take(s.lengths.uvarint())...), s.values.err
+	}
+	s.last += s.values.varint()
+	if s.last < 0 || s.last > maxNumber {
+		return nil, errDigits
+	}
+	if s.mode == digitsPlain {
+		return strconv.AppendInt(b, s.last, 10), nil
+	}
+	var text [maxDigits]byte
+	v := s.last
+	for i := range text {
+		text[maxDigits-1-i] = '0' + byte(v%10)
+		v /= 10
+	}
+	return append(b, text[maxDigits-s.mode:]...), nil
+}
