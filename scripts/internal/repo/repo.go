@@ -33,6 +33,15 @@ func Find(dir string) (string, error) {
 	}
 }
 
+// Root returns the repository that scripts/NAME belongs to: it says so in the
+// environment. A program started otherwise finds it from its working folder.
+func Root() (string, error) {
+	if dir := os.Getenv("HOLDFAST_ROOT"); dir != "" {
+		return Find(dir)
+	}
+	return Find(".")
+}
+
 // Modules returns the folders of go.work's modules, relative to root, in the
 // order in which go.work lists them.
 func Modules(root string) ([]string, error) {

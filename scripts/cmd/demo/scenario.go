@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
+	"github.com/holdfast-edge/holdfast/scripts/internal/term"
+)
+
+const (
+	// catchUpBase is how long the device may take to send what it kept; the
+	// length of the outage is added.
+	catchUpBase = 60 * time.Second
+	// poll is how often the cloud is asked: it bounds how exact caught_up_ms is.
+	poll = 50 * time.Millisecond
+)
+
+// scenario runs the sensors and, beside them, the faults. It returns when all
+// that was published is acknowledged and the faults are over.
+func (d *demo) scenario(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	published := make(chan error, 1)
+	go func() { published <- d.fleet.Run(ctx, nil) }()
+	go d.showProgress(ctx)
+	if err := d.faults(ctx, time.Now()); err != nil {
+		return err
+	}
+	limit := time.After(d.length + catchUpBase)
+	select {
+	case err := <-published:
+		d.screen.Event("the sensors have published everything, and every message is acknowledged")
+		return err
+	case <-limit:
+		// The verdict says how many are without an answer.
+		d.screen.Event("some messages were never acknowledged")
+		return nil
+	}
+}
+
+// faults cuts, kills, restarts and heals at their moments.
+func (d *demo) faults(ctx context.Context, start time.Time) error {
+	if d.outage > 0 {
+		if err := sleepUntil(ctx, start.Add(d.cutAt())); err != nil {
+			return err
+		}
+		if err := d.stack.Edge.Link.Cut(); err != nil {
+			return err
+		}
+		d.screen.Event("network cut between the edge's sidecar and NATS")
+	}
+	if err := sleepUntil(ctx, start.Add(d.killAt())); err != nil {
+		return err
+	}
+	if err := d.killAgent(ctx); err != nil {
+		return err
+	}
+	if err := sleepUntil(ctx, start.Add(d.healAt())); err != nil {
+		return err
+	}
+	if d.outage > 0 {
+		if err := d.stack.Edge.Link.Heal(); err != nil {
+			return err
+		}
+		d.screen.Event("network healed; %s records wait on the device", term.Count(d.waiting(ctx)))
+	}
+	d.healed = time.Now()
+	return nil
+}
+
+func (d *demo) killAgent(ctx context.Context) error {
+	waiting := d.waiting(ctx)
+	if d.outage > 0 && waiting == 0 {
+		return errors.New("the agent has nothing unsent half-way through the outage: the kill would prove nothing")
+	}
+	agent := d.stack.Edge.Agent
+	if err := agent.Kill(); err != nil {
+		return err
+	}
+	d.screen.Event("agent killed with SIGKILL, %s unsent records on its disk", term.Count(waiting))
+	begin := time.Now()
+	if err := agent.Start(); err != nil {
+		return err
+	}
+	if err := d.stack.AgentReady(ctx); err != nil {
+		return err
+	}
+	d.screen.Event("agent started again: ready after %d ms", time.Since(begin).Milliseconds())
+	return nil
+}
+
+// waiting asks the agent how many records no receipt covers.
+func (d *demo) waiting(ctx context.Context) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.stack.Edge.Status+"/v1/status", nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	var status struct {
+		Outbox struct {
+			Records uint64 `json:"records"`
+		} `json:"outbox"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+		return 0
+	}
+	return status.Outbox.Records
+}
+
+// judge waits until the device has nothing left to send, then reads everything
+// back.
+func (d *demo) judge(ctx context.Context) (oracle.Verdict, error) {
+	v := oracle.Verdict{Expected: d.fleet.Expected(), CaughtUpMS: -1}
+	limit := time.Now().Add(catchUpBase + d.outage)
+	if d.catchUp(ctx, limit) {
+		v.CaughtUp(time.Since(d.healed))
+		d.screen.Event("the cloud has caught up")
+	}
+	if err := ctx.Err(); err != nil {
+		return v, err
+	}
+	check := d.oracle.Check()
+	if err := d.stack.Client().Readings(ctx, d.stack.Edge.ID, check.Add); err != nil {
+		return v, err
+	}
+	agent, err := d.stack.Client().Agent(ctx, d.stack.Edge.ID)
+	if err != nil {
+		return v, err
+	}
+	v.Findings, v.Unexplained, v.Lost = check.Findings(), agent.Unexplained, agent.Lost
+	v.Judge()
+	return v, nil
+}
+
+// catchUp waits until the cloud knows of nothing more on the device.
+func (d *demo) catchUp(ctx context.Context, limit time.Time) bool {
+	for time.Now().Before(limit) {
+		agent, err := d.stack.Client().Agent(ctx, d.stack.Edge.ID)
+		if err == nil && agent.OnDevice == 0 && d.waiting(ctx) == 0 {
+			return true
+		}
+		if sleepUntil(ctx, time.Now().Add(poll)) != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// showProgress draws the status line, or prints one now and then where that
+// cannot be drawn over.
+func (d *demo) showProgress(ctx context.Context) {
+	for i := 1; sleepUntil(ctx, time.Now().Add(time.Second)) == nil; i++ {
+		sent := d.oracle.Totals()
+		agent, err := d.stack.Client().Agent(ctx, d.stack.Edge.ID)
+		if err != nil {
+			continue // not enrolled yet, or it ends
+		}
+		line := fmt.Sprintf("published %s, acknowledged %s, records in the cloud %s, on the device %s",
+			term.Count(sent.Published), term.Count(sent.Acknowledged), term.Count(agent.Held), term.Count(d.waiting(ctx)))
+		if d.screen.TTY() {
+			d.screen.Status("          %s", line)
+		} else if i%5 == 0 {
+			d.screen.Event("%s", line)
+		}
+	}
+}
+
+func sleepUntil(ctx context.Context, t time.Time) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Until(t)):
+		return nil
+	}
+}
+
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr) // ours always has one
+	return p
+}

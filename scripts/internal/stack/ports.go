@@ -1,0 +1,57 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+)
+
+// portFrom and portTo lie below the ranges from which Linux (32768) and macOS
+// (49152) take the ports of outgoing connections: nobody grabs the port of a
+// program that is killed before it is started again.
+const (
+	portFrom = 20000
+	portTo   = 32000
+)
+
+// ports hands out addresses on loopback that nobody listens on, each one once.
+type ports struct{ used map[int]bool }
+
+func (p *ports) next() (addr string, err error) {
+	if p.used == nil {
+		p.used = map[int]bool{}
+	}
+	for range 1000 {
+		port := portFrom + rand.IntN(portTo-portFrom)
+		if p.used[port] {
+			continue
+		}
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		p.used[port] = true
+		return ln.Addr().String(), ln.Close()
+	}
+	return "", errors.New("find a port: none of 1000 tried from 20000 to 32000 is free")
+}
+
+// fill puts an address into each of the strings.
+func (p *ports) fill(addrs ...*string) error {
+	for _, a := range addrs {
+		addr, err := p.next()
+		if err != nil {
+			return fmt.Errorf("choose ports: %w", err)
+		}
+		*a = addr
+	}
+	return nil
+}
+
+// portOf returns the port of an address that ports made.
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr) // ours always has one
+	return port
+}

@@ -1,0 +1,97 @@
+package stack
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/build"
+	"github.com/holdfast-edge/holdfast/scripts/internal/process"
+)
+
+func (s *Stack) run(p build.Program, name string, env []string, args ...string) (*process.Process, error) {
+	return s.group.Start(process.Spec{
+		Name: name,
+		Path: s.o.Programs[p.Name],
+		Args: args,
+		Env:  env,
+		Dir:  s.o.Dir,
+		Log:  filepath.Join(s.o.Dir, "log", name+".log"),
+	})
+}
+
+// await polls url until it answers with a 2xx. It gives up when the program
+// ends, when ctx does, and after readyLimit.
+func (s *Stack) await(ctx context.Context, p *process.Process, url string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, errNotReady)
+	defer cancel()
+	var last error
+	for {
+		if last = probe(ctx, url); last == nil {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s ended before it was ready; end of %s:\n%s", p.Name(), p.Log(), p.Tail(15))
+		case <-ctx.Done():
+			if !errors.Is(context.Cause(ctx), errNotReady) {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%s is not ready after %v: %w\nend of %s:\n%s", p.Name(), readyLimit, last, p.Log(), p.Tail(15))
+		case <-time.After(30 * time.Millisecond):
+		}
+	}
+}
+
+var errNotReady = errors.New("not ready")
+
+func probe(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close() // nothing of it is used
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}
+
+// enrolmentToken lets the cloud make a token for the agent, which redeems it
+// when it starts.
+func (s *Stack) enrolmentToken(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, s.o.Programs[build.CloudAPI.Name], "token", "create",
+		"--config", s.cloudConfig(), "--agent", s.Edge.ID)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	token, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("create enrolment token: %w: %s", err, complaint.Bytes())
+	}
+	return writeFile(s.tokenFile(), string(token))
+}
+
+func (s *Stack) tokenFile() string   { return filepath.Join(s.o.Dir, "edge", "enrolment-token") }
+func (s *Stack) cloudConfig() string { return filepath.Join(s.o.Dir, "cloud", "cloud-api.yaml") }
+
+func newSecret(path string) (string, error) {
+	secret := rand.Text()
+	return secret, writeFile(path, secret)
+}
+
+func writeFile(path, text string) error {
+	return os.WriteFile(path, []byte(text), 0o600)
+}

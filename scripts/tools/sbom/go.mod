@@ -1,0 +1,3 @@
+module github.com/holdfast-edge/holdfast/scripts/tools/sbom
+
+go 1.26
