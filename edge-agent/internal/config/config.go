@@ -138,8 +138,8 @@ func Default() Config {
 		Uplink: Uplink{
 			DaprAddress:  "127.0.0.1:50001",
 			PubSub:       "holdfast",
-			MaxWindow:    8 << 20,
-			IdleInterval: Duration(30 * time.Second),
+			MaxWindow:    4 << 20,
+			IdleInterval: Duration(time.Minute),
 		},
 		Status: Status{Listen: "127.0.0.1:8090"},
 	}

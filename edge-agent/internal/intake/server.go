@@ -33,9 +33,9 @@ const (
 // be set.
 type ServerOptions struct {
 	Address    string
-	MaxPayload int // bytes; a larger packet ends the session
-	MaxClients int // connections; 0 means 256
-	Users      *Users // nil: everybody may publish
+	MaxPayload int         // bytes; a larger packet ends the session
+	MaxClients int         // connections; 0 means 256
+	Users      *Users      // nil: everybody may publish
 	TLS        *tls.Config // nil: plain TCP
 	Store      Store
 	Logger     *slog.Logger

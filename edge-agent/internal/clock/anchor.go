@@ -1,0 +1,71 @@
+package clock
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+const (
+	// look is how often the clock is looked at: a jump is known within it.
+	look = time.Second
+	// jump is how far the wall clock may stray from time since boot before an
+	// anchor says so. NTP's slewing stays far below it within an hour.
+	jump = time.Second
+	// regular anchors bound by how much a slowly drifting clock can be wrong
+	// in between: at 100 ppm, a poor crystal, 0.36 s.
+	regular = time.Hour
+)
+
+// Recorder makes an anchor durable.
+type Recorder interface {
+	Anchor(ctx context.Context, at telemetry.Instant, a telemetry.Anchor) error
+}
+
+// Anchors records what the clock says: at the start, when the kernel's opinion
+// of it changes, when it jumps, and each hour.
+type Anchors struct {
+	Clock    Clock
+	Recorder Recorder
+
+	last   telemetry.Instant
+	synced bool
+	any    bool
+}
+
+// Run returns an error when an anchor could not be recorded, nil when ctx ends.
+func (a *Anchors) Run(ctx context.Context) error {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		if err := a.Look(ctx); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("record anchor: %w", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Look records an anchor if there is a reason to.
+func (a *Anchors) Look(ctx context.Context) error {
+	now, sync := a.Clock.Now(), a.Clock.Sync()
+	moved := time.Duration(now.Wall-a.last.Wall) - (now.Boot - a.last.Boot)
+	switch {
+	case !a.any:
+		moved = 0
+	case sync.Synchronised != a.synced, moved.Abs() > jump, now.Boot-a.last.Boot >= regular:
+	default:
+		return nil
+	}
+	anchor := telemetry.Anchor{Synchronised: sync.Synchronised, Moved: moved, MaxError: sync.MaxError}
+	if err := a.Recorder.Anchor(ctx, now, anchor); err != nil {
+		return err
+	}
+	a.last, a.synced, a.any = now, sync.Synchronised, true
+	return nil
+}
