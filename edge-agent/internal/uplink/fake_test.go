@@ -1,0 +1,382 @@
+package uplink
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+var errNeverMade = errors.New("never made")
+
+// memory is an outbox without a disk: what was appended stays until trimmed.
+type memory struct {
+	mu     sync.Mutex
+	epochs map[telemetry.Epoch]*life
+	order  []telemetry.Epoch
+	commit chan struct{}
+	start  time.Time
+	keep   uint64 // records kept below the watermark
+
+	trims   func(e telemetry.Epoch, r telemetry.Range) // sees each run before it is given back
+	ordinal uint64
+	reads   int
+	fail    error // returned by Read while set
+	dead    bool  // trims on nothing: see the negative control
+}
+
+// life is one epoch of a memory.
+type life struct {
+	recs    map[uint64]telemetry.Record
+	lowest  uint64
+	durable uint64
+	trimmed uint64
+	pinned  ranges
+}
+
+func newMemory() *memory {
+	return &memory{epochs: map[telemetry.Epoch]*life{}, commit: make(chan struct{}), start: time.Now()}
+}
+
+func (m *memory) now() telemetry.Instant {
+	return telemetry.Instant{Boot: time.Since(m.start), Wall: time.Now().UnixNano()}
+}
+
+// begin starts a new epoch, as a new process would.
+func (m *memory) begin() telemetry.Epoch {
+	m.mu.Lock()
+	m.ordinal++
+	e := telemetry.Epoch{Ordinal: m.ordinal}
+	binary.BigEndian.PutUint64(e.ID[:], m.ordinal*0x9e3779b97f4a7c15)
+	m.epochs[e] = &life{recs: map[uint64]telemetry.Record{}, lowest: 1}
+	m.order = append(m.order, e)
+	m.mu.Unlock()
+	m.append(telemetry.Record{Kind: telemetry.KindStart, Start: &telemetry.Start{}})
+	return e
+}
+
+func (m *memory) own() telemetry.Epoch { return m.order[len(m.order)-1] }
+
+// readings appends n readings of size bytes and returns the last seq.
+func (m *memory) readings(n, size int) uint64 {
+	recs := make([]telemetry.Record, n)
+	for i := range recs {
+		recs[i] = telemetry.Record{Kind: telemetry.KindReading, Reading: &telemetry.Reading{Topic: "t", Payload: make([]byte, size)}}
+	}
+	return m.append(recs...)
+}
+
+func (m *memory) append(recs ...telemetry.Record) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.epochs[m.own()]
+	for _, r := range recs {
+		l.durable++
+		r.Seq, r.At = l.durable, m.now()
+		l.recs[r.Seq] = r
+	}
+	close(m.commit)
+	m.commit = make(chan struct{})
+	return l.durable
+}
+
+func (m *memory) Epochs() []telemetry.OpenEpoch {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []telemetry.OpenEpoch
+	for i, e := range m.order {
+		l := m.epochs[e]
+		if i == len(m.order)-1 || l.lowest <= l.durable || l.trimmed < l.durable {
+			out = append(out, telemetry.OpenEpoch{Epoch: e, Lowest: l.lowest, Durable: l.durable, Trimmed: l.trimmed})
+		}
+	}
+	return out
+}
+
+func (m *memory) Read(_ context.Context, e telemetry.Epoch, from uint64, records, bytes int) ([]telemetry.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reads++
+	if m.fail != nil {
+		return nil, m.fail
+	}
+	l := m.epochs[e]
+	if l == nil {
+		return nil, nil
+	}
+	seq := max(from, l.lowest)
+	for seq <= l.durable && l.recs[seq].Seq == 0 {
+		seq++
+	}
+	var out []telemetry.Record
+	for n := 0; seq <= l.durable && len(out) < records; seq++ {
+		r, ok := l.recs[seq]
+		if n += weigh([]telemetry.Record{r}); !ok || len(out) > 0 && n > bytes {
+			break
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func (m *memory) Wait() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.commit
+}
+
+func (m *memory) Trim(r telemetry.Receipt) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range r.Epochs {
+		l := m.epochs[e.Epoch]
+		top := e.Watermark
+		if n := len(e.Held); n > 0 {
+			top = e.Held[n-1].Last
+		}
+		if l == nil || top > l.durable {
+			return fmt.Errorf("%w: %s/%d", errNeverMade, e.Epoch, top)
+		}
+	}
+	for _, e := range r.Epochs {
+		m.trim(e.Epoch, e.Watermark)
+	}
+	return nil
+}
+
+func (m *memory) trim(e telemetry.Epoch, to uint64) {
+	l := m.epochs[e]
+	if to > l.trimmed {
+		if m.trims != nil {
+			m.trims(e, telemetry.Range{First: l.trimmed + 1, Last: to})
+		}
+		l.trimmed = to
+	}
+	l.pinned = l.pinned.sub(telemetry.Range{First: 1, Last: to})
+	floor := l.trimmed - min(l.trimmed, m.keep)
+	if len(l.pinned) > 0 {
+		floor = min(floor, l.pinned[0].First-1)
+	}
+	for l.lowest <= floor {
+		delete(l.recs, l.lowest)
+		l.lowest++
+	}
+}
+
+func (m *memory) Again(e telemetry.Epoch, r telemetry.Range) error {
+	m.mu.Lock()
+	l := m.epochs[e]
+	if l == nil {
+		m.mu.Unlock()
+		return fmt.Errorf("%w: %s", errNeverMade, e)
+	}
+	var missing ranges
+	for s := r.First; s <= min(r.Last, l.durable); s++ {
+		if _, ok := l.recs[s]; ok {
+			l.pinned = l.pinned.add(telemetry.Range{First: s, Last: s})
+			continue
+		}
+		missing = missing.add(telemetry.Range{First: s, Last: s})
+	}
+	m.mu.Unlock()
+	for _, x := range missing {
+		m.loss(e, x, telemetry.ReasonReceipted)
+	}
+	return nil
+}
+
+func (m *memory) Explain(_ context.Context, l telemetry.Loss) error {
+	m.loss(l.Epoch, l.Seqs, l.Reason)
+	return nil
+}
+
+func (m *memory) loss(e telemetry.Epoch, r telemetry.Range, why telemetry.Reason) {
+	m.append(telemetry.Record{Kind: telemetry.KindLoss, Loss: &telemetry.Loss{Epoch: e, Seqs: r, Reason: why}})
+}
+
+// drop loses records, as a card does; with a loss record if explained.
+func (m *memory) drop(e telemetry.Epoch, r telemetry.Range, explained bool) {
+	m.mu.Lock()
+	l := m.epochs[e]
+	for s := r.First; s <= r.Last; s++ {
+		delete(l.recs, s)
+	}
+	for l.lowest <= l.durable && l.recs[l.lowest].Seq == 0 {
+		l.lowest++
+	}
+	m.mu.Unlock()
+	if explained {
+		m.loss(e, r, telemetry.ReasonDropped)
+	}
+}
+
+// codec stands for encoding and signatures: a frame or receipt is a number,
+// padded to the size it would have.
+type codec struct {
+	mu     sync.Mutex
+	sealed []sealed
+	opened []telemetry.Receipt
+	ratio  float64
+	before func(h telemetry.Header, size int) // called by the uplink's loop
+}
+
+type sealed struct {
+	h    telemetry.Header
+	recs []telemetry.Record
+	size int
+	note any
+}
+
+func (c *codec) seal(h telemetry.Header, recs []telemetry.Record, _ ed25519.PrivateKey) ([]byte, error) {
+	size := sealCost + int(float64(weigh(recs))*c.ratio)
+	if size > telemetry.MaxFrame {
+		return nil, telemetry.ErrFrameTooLarge
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sealed = append(c.sealed, sealed{h: h, recs: recs, size: size})
+	b := make([]byte, size)
+	binary.BigEndian.PutUint64(b, uint64(len(c.sealed)))
+	return b, nil
+}
+
+func (c *codec) frame(b []byte) sealed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sealed[binary.BigEndian.Uint64(b)-1]
+}
+
+func (c *codec) receipt(r telemetry.Receipt) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opened = append(c.opened, r)
+	return binary.BigEndian.AppendUint64(nil, uint64(len(c.opened)))
+}
+
+func (c *codec) open(b []byte, agent string, _ ed25519.PublicKey, _ time.Time) (telemetry.Receipt, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(b) != 8 {
+		return telemetry.Receipt{}, telemetry.ErrReceipt
+	}
+	r := c.opened[binary.BigEndian.Uint64(b)-1]
+	if r.Agent != agent {
+		return telemetry.Receipt{}, telemetry.ErrOtherAgent
+	}
+	return r, nil
+}
+
+// cloud is a model of the cloud: a ledger as sets of numbers.
+type cloud struct {
+	id       string
+	ledger   map[telemetry.Epoch]*account
+	revision uint64
+	window   uint64
+	wait     time.Duration
+	revoked  bool
+	stored   map[telemetry.Epoch]ranges // readings, for ever: what the store holds
+	named    map[telemetry.Epoch]bool   // since the last receipt
+	again    []telemetry.EpochRange
+	rejected []telemetry.Rejection
+	refuses  func(e telemetry.Epoch, r telemetry.Record) string
+}
+
+// account is the ledger's row of one epoch.
+type account struct {
+	held, explained ranges
+}
+
+func newCloud() *cloud {
+	return &cloud{id: "cloud", ledger: map[telemetry.Epoch]*account{}, window: 1 << 20, named: map[telemetry.Epoch]bool{}, stored: map[telemetry.Epoch]ranges{}}
+}
+
+func (c *cloud) row(e telemetry.Epoch) *account {
+	if c.ledger[e] == nil {
+		c.ledger[e] = &account{}
+	}
+	return c.ledger[e]
+}
+
+// take stores a frame, in one transaction.
+func (c *cloud) take(f sealed) {
+	defer func() { c.revision++ }()
+	c.named[f.h.Epoch] = true
+	for _, o := range f.h.Open {
+		c.named[o.Epoch] = true
+		if o.Trimmed > 0 {
+			for _, r := range c.row(o.Epoch).all().missing(telemetry.Range{First: 1, Last: o.Trimmed}) {
+				c.again = append(c.again, telemetry.EpochRange{Epoch: o.Epoch, Seqs: r})
+			}
+		}
+	}
+	if c.refuses != nil {
+		for _, r := range f.recs {
+			if why := c.refuses(f.h.Epoch, r); why != "" {
+				c.rejected = append(c.rejected, telemetry.Rejection{Epoch: f.h.Epoch, Seqs: telemetry.Range{First: f.h.First, Last: f.h.Last}, Reason: why})
+				return
+			}
+		}
+	}
+	for _, r := range f.recs {
+		c.row(f.h.Epoch).held = c.row(f.h.Epoch).held.add(telemetry.Range{First: r.Seq, Last: r.Seq})
+		if r.Kind == telemetry.KindLoss {
+			c.row(r.Loss.Epoch).explained = c.row(r.Loss.Epoch).explained.add(r.Loss.Seqs)
+			c.named[r.Loss.Epoch] = true
+		}
+	}
+}
+
+// all returns what is held or explained.
+func (a *account) all() ranges {
+	out := append(ranges(nil), a.held...)
+	for _, r := range a.explained {
+		out = out.add(r)
+	}
+	return out
+}
+
+// says returns the account as a receipt has it, and how many ranges are open.
+func (a *account) says(e telemetry.Epoch) (telemetry.EpochReceipt, int) {
+	all := a.all()
+	r := telemetry.EpochReceipt{Epoch: e}
+	if len(all) > 0 && all[0].First == 1 {
+		r.Watermark, all = all[0].Last, all[1:]
+	}
+	open := len(all)
+	r.Held = append(r.Held, all[:min(open, telemetry.MaxHeld)]...)
+	return r, open
+}
+
+// receipt says what became of all that was named since the last one.
+func (c *cloud) receipt(agent string) telemetry.Receipt {
+	r := telemetry.Receipt{
+		Cloud: c.id, Agent: agent, Revision: c.revision, Issued: time.Now(), Window: c.window,
+		RetryAfter: c.wait, Revoked: c.revoked, Rejected: c.rejected,
+	}
+	for e := range c.named {
+		says, _ := c.row(e).says(e)
+		r.Epochs = append(r.Epochs, says)
+	}
+	sort.Slice(r.Epochs, func(i, j int) bool { return r.Epochs[i].Epoch.Compare(r.Epochs[j].Epoch) < 0 })
+	if len(r.Epochs) > telemetry.MaxEpochs {
+		r.Epochs = r.Epochs[len(r.Epochs)-telemetry.MaxEpochs:]
+	}
+	r.Again = c.again[:min(len(c.again), telemetry.MaxAgain)]
+	c.named, c.again, c.rejected = map[telemetry.Epoch]bool{}, nil, nil
+	return r
+}
+
+// clone copies the cloud's durable state: a backup.
+func (c *cloud) backup() map[telemetry.Epoch]*account {
+	out := map[telemetry.Epoch]*account{}
+	for e, a := range c.ledger {
+		out[e] = &account{held: append(ranges(nil), a.held...), explained: append(ranges(nil), a.explained...)}
+	}
+	return out
+}

@@ -1,0 +1,113 @@
+package uplink
+
+import (
+	"context"
+	"time"
+)
+
+// setMode notes what the uplink is doing and logs it when it changes.
+func (u *Uplink) setMode(m Mode) {
+	if m == u.mode {
+		return
+	}
+	before := u.mode
+	u.mode = m
+	switch m {
+	case Offline:
+		u.log.Warn("uplink: cannot publish, retrying", "error", u.link.err)
+	case Unanswered, Revoked, Held:
+		u.log.Warn("uplink: waiting", "mode", m)
+	default:
+		u.log.Info("uplink: mode", "mode", m, "before", before)
+	}
+}
+
+// modeNow says in one word what the state amounts to.
+func (u *Uplink) modeNow(now time.Time) Mode {
+	switch {
+	case u.cloud.revoked:
+		return Revoked
+	case u.link.fails > 0:
+		return Offline
+	case now.Before(u.cloud.holdUntil):
+		return Held
+	case u.lanes[live].timeouts > 1 || u.lanes[backlog].timeouts > 1:
+		return Unanswered
+	case u.behind(now):
+		return CatchingUp
+	case u.cloud.at.IsZero():
+		return Starting
+	}
+	return Current
+}
+
+// behind reports whether the backlog lane has something to send or in flight.
+func (u *Uplink) behind(now time.Time) bool {
+	for _, e := range u.epochs.all {
+		if !e.own && e.mark < e.Durable {
+			return true
+		}
+		if _, ok := e.gap(1, u.epochs.from-1, now); ok && e.own {
+			return true
+		}
+	}
+	return u.epochs.waiting || u.oldest(backlog, func(*flight) bool { return true }) != nil
+}
+
+// wake returns the next moment at which something is due without anything
+// happening first.
+func (u *Uplink) wake(now time.Time) time.Time {
+	next := now.Add(tick)
+	at := func(t time.Time) {
+		if t.After(now) && t.Before(next) {
+			next = t
+		}
+	}
+	at(u.epochs.refreshAt())
+	at(u.cloud.holdUntil)
+	at(u.pausedUntil)
+	at(u.link.last.Add(u.o.IdleInterval))
+	if u.link.fails > 0 {
+		at(u.link.until)
+	}
+	if u.epochs.dirty {
+		at(u.lanes[live].sentAt.Add(u.o.Linger))
+	}
+	for in := range lanes {
+		if f := u.waitsLongest(in); f != nil {
+			at(u.deadline(f))
+		}
+	}
+	for _, e := range u.epochs.all {
+		if !e.ready(now) && !e.askedAt.IsZero() {
+			at(e.askedAt.Add(answerWait))
+		}
+		for _, f := range e.flights {
+			at(f.overtaken)
+		}
+	}
+	return next
+}
+
+// explain will answer holes that nothing on the device explains.
+func (u *Uplink) explain(context.Context, time.Time) {}
+
+// publish copies the state for Status and the gauges.
+func (u *Uplink) publish() {
+	s := Status{
+		Mode: u.mode, InFlight: u.inFlight(), Window: u.win.limit(), CloudWindow: u.win.cloud,
+		RoundTrip: u.win.srtt, BytesPerSecond: u.win.rate, Unconfirmed: u.epochs.pending,
+		LastPublish: u.link.lastOK, LastReceipt: u.cloud.at, Cloud: u.cloud.id, Revision: u.cloud.revision,
+		OpenEpochs: u.epochs.listed, Alarms: u.alarms,
+	}
+	if u.link.err != nil {
+		s.Error, s.RetryAt = u.link.err.Error(), u.link.until
+	}
+	u.mu.Lock()
+	u.status = s
+	u.mu.Unlock()
+	u.met.inFlight.Set(float64(s.InFlight))
+	u.met.window.Set(float64(s.Window))
+	u.met.unconfirmed.Set(float64(s.Unconfirmed))
+	u.met.rtt.Set(s.RoundTrip.Seconds())
+}

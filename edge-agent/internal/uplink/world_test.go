@@ -1,0 +1,236 @@
+package uplink
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// faults say how bad the way is; zero is a perfect one.
+type faults struct {
+	drop, double float64       // of frames and receipts
+	refuse       float64       // of publishes fail, half of them after the frame went
+	delay        time.Duration // at most, each way: frames overtake one another
+	cut          bool          // nothing passes, and publishing fails
+	deaf         bool          // no receipt arrives
+}
+
+// world is one device, one broker and one cloud, all in memory and on the fake
+// clock of a synctest bubble.
+type world struct {
+	t    testing.TB
+	mu   sync.Mutex
+	rand *rand.Rand
+	box  *memory
+	code *codec
+	sky  *cloud
+	bad  faults
+
+	up      *Uplink
+	stop    func()
+	agent   string
+	key     ed25519.PrivateKey
+	root    ed25519.PublicKey
+	opts    func(*Options)
+	calls   int
+	sizes   []int
+	topics  map[string]int
+	log     []string
+	last    []byte // the receipt that the broker keeps
+	pending bool   // a receipt is about to be made
+	loose   bool   // more than 16 ranges may be open: the cloud went back, or the agent started anew
+	ever    map[telemetry.Epoch]ranges
+	flush   time.Duration // receipts are coalesced for so long
+	onFrame func(f sealed, topic string)
+}
+
+func newWorld(t testing.TB, seed uint64) *world {
+	w := &world{
+		t: t, rand: rand.New(rand.NewPCG(seed, 1)), box: newMemory(), code: &codec{ratio: 0.25}, sky: newCloud(),
+		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges{}, flush: 50 * time.Millisecond,
+		bad: faults{delay: 20 * time.Millisecond},
+	}
+	_, w.key, _ = ed25519.GenerateKey(nil)
+	w.root = w.key.Public().(ed25519.PublicKey)
+	w.box.trims = w.checkTrim
+	return w
+}
+
+// run starts a new process of the agent: a new epoch and a new uplink.
+func (w *world) run() {
+	w.t.Helper()
+	w.box.begin()
+	o := Options{
+		Agent: w.agent, Key: w.key, Root: func() ed25519.PublicKey { return w.root }, Outbox: w.box,
+		Publisher: w, Now: w.box.now,
+	}
+	if w.opts != nil {
+		w.opts(&o)
+	}
+	up, err := New(o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	up.seal, up.open = w.code.seal, w.code.open
+	up.rand = rand.New(rand.NewPCG(w.rand.Uint64(), 2))
+	w.mu.Lock()
+	w.up = up
+	w.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := up.Run(ctx); err != nil {
+			w.t.Errorf("Run returned %v", err)
+		}
+	}()
+	w.stop = func() { cancel(); <-done }
+}
+
+var errCut = errors.New("no route to broker")
+
+// Publish is the broker, with faults.
+func (w *world) Publish(ctx context.Context, topic string, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls++
+	w.topics[topic]++
+	f := w.code.frame(data)
+	if w.onFrame != nil {
+		w.onFrame(f, topic)
+	}
+	if w.bad.cut {
+		return errCut
+	}
+	fail := w.chance(w.bad.refuse)
+	if fail && w.chance(0.5) {
+		return errors.New("broker is busy")
+	}
+	copies := 1
+	if w.chance(w.bad.drop) {
+		copies = 0
+	} else if w.chance(w.bad.double) {
+		copies = 2
+	}
+	for range copies {
+		w.later(func() { w.arrive(f) })
+	}
+	if fail {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (w *world) chance(p float64) bool { return p > 0 && w.rand.Float64() < p }
+
+// later runs f, with the world locked, after a random delay.
+func (w *world) later(f func()) {
+	d := time.Duration(1)
+	if w.bad.delay > 0 {
+		d += time.Duration(w.rand.Int64N(int64(w.bad.delay)))
+	}
+	time.AfterFunc(d, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		f()
+	})
+}
+
+// arrive is a frame at the cloud.
+func (w *world) arrive(f sealed) {
+	if w.bad.cut {
+		return
+	}
+	w.sky.take(f)
+	for e, a := range w.sky.ledger {
+		for _, r := range a.all() {
+			w.ever[e] = w.ever[e].add(r)
+		}
+		if _, open := a.says(e); open > telemetry.MaxHeld && !w.loose {
+			w.t.Errorf("%d ranges open in epoch %s: %v", open, e, a.all())
+		}
+	}
+	if !w.pending {
+		w.pending = true
+		time.AfterFunc(w.flush, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.pending = false
+			w.answer()
+		})
+	}
+}
+
+// answer makes a receipt and sends it down.
+func (w *world) answer() {
+	b := w.code.receipt(w.sky.receipt(w.agent))
+	w.last = b
+	if w.bad.cut || w.bad.deaf {
+		return
+	}
+	copies := 1
+	if w.chance(w.bad.drop) {
+		copies = 0
+	} else if w.chance(w.bad.double) {
+		copies = 2
+	}
+	for range copies {
+		w.later(func() { w.deliver(b) })
+	}
+}
+
+func (w *world) deliver(b []byte) {
+	if w.bad.cut || w.bad.deaf {
+		return
+	}
+	if err := w.up.HandleReceipt(b); err != nil {
+		w.t.Errorf("receipt refused: %v", err)
+	}
+}
+
+// checkTrim holds the promise: what is given back was held by the cloud.
+func (w *world) checkTrim(e telemetry.Epoch, r telemetry.Range) {
+	if !w.ever[e].covers(r) {
+		w.t.Errorf("trimmed %s %v, but the cloud only ever had %v", e, r, w.ever[e])
+	}
+}
+
+// done reports whether the cloud holds or can explain all that was appended,
+// and the device knows it.
+func (w *world) done() bool { return w.left() == "" }
+
+// left says what is missing for done.
+func (w *world) left() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.box.mu.Lock()
+	defer w.box.mu.Unlock()
+	for e, l := range w.box.epochs {
+		all := telemetry.Range{First: 1, Last: l.durable}
+		if m := w.sky.row(e).all().missing(all); len(m) > 0 {
+			return fmt.Sprintf("epoch %s: cloud lacks %v of %d", e, m, l.durable)
+		}
+		if l.trimmed < l.durable {
+			return fmt.Sprintf("epoch %s: trimmed %d of %d", e, l.trimmed, l.durable)
+		}
+	}
+	return ""
+}
+
+// settle waits, on the fake clock, until all is held and known to be.
+func (w *world) settle(limit time.Duration) {
+	w.t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if w.done() {
+			return
+		}
+	}
+	w.t.Errorf("not settled after %s: %s; status %+v", limit, w.left(), w.up.Status())
+}
