@@ -58,8 +58,8 @@ func encodeBody(first uint64, recs []Record) ([]byte, error) {
 func columnsOf(first uint64, recs []Record) (*wire.Body, error) {
 	w := &wire.Body{}
 	var kinds, flags runs
-	var boot, skew int64
-	topics := newTopics()
+	boots, skews := make([]int64, len(recs)), make([]int64, len(recs))
+	topics := newTopics(len(recs))
 	for i := range recs {
 		r := &recs[i]
 		if r.Seq != first+uint64(i) {
@@ -69,10 +69,7 @@ func columnsOf(first uint64, recs []Record) (*wire.Body, error) {
 			return nil, fmt.Errorf("%w: seq %d: %w", ErrFrame, r.Seq, err)
 		}
 		kinds.add(uint64(r.Kind))
-		b, s := int64(r.At.Boot), r.At.Wall-int64(r.At.Boot)
-		w.Boot = binary.AppendVarint(w.Boot, b-boot)
-		w.Wall = binary.AppendVarint(w.Wall, s-skew)
-		boot, skew = b, s
+		boots[i], skews[i] = int64(r.At.Boot), r.At.Wall-int64(r.At.Boot)
 		if r.Kind != KindReading {
 			if err := appendOther(w, r); err != nil {
 				return nil, err
@@ -82,6 +79,7 @@ func columnsOf(first uint64, recs []Record) (*wire.Body, error) {
 		flags.add(r.Reading.flags())
 		w.Topic = binary.AppendUvarint(w.Topic, topics.add(r.Reading))
 	}
+	w.Boot, w.Wall = appendNumbers(nil, boots), appendNumbers(nil, skews)
 	w.Kinds, w.Flags = kinds.bytes(), flags.bytes()
 	for _, t := range topics.names {
 		w.TopicLengths = binary.AppendUvarint(w.TopicLengths, uint64(len(t)))
@@ -116,7 +114,7 @@ func decodeBody(b []byte, first uint64, n int) ([]Record, error) {
 	if len(w.ProtoReflect().GetUnknown()) > 0 {
 		return nil, errors.New("body: a field that this version does not know")
 	}
-	if len(w.Boot) < n || len(w.Wall) < n {
+	if 8*len(w.Boot) < n || 8*len(w.Wall) < n { // a number takes a bit at least
 		return nil, fmt.Errorf("times of %d and %d bytes for %d records", len(w.Boot), len(w.Wall), n)
 	}
 	recs := make([]Record, n)
@@ -154,14 +152,13 @@ func decompress(b []byte) ([]byte, error) {
 // decodeRecords fills in all but the readings, and returns how many those are.
 func decodeRecords(w *wire.Body, first uint64, recs []Record) (readings int, err error) {
 	kinds, boots, walls, other := column{b: w.Kinds}, column{b: w.Boot}, column{b: w.Wall}, column{b: w.Other}
-	var boot, skew int64
+	boot, skew := boots.numbers(len(recs)), walls.numbers(len(recs))
 	for i := range recs {
-		boot += boots.varint()
-		skew += walls.varint()
+		at := boot.next()
 		kind := kinds.next()
 		recs[i] = Record{
 			Seq:  first + uint64(i),
-			At:   Instant{Boot: time.Duration(boot), Wall: boot + skew},
+			At:   Instant{Boot: time.Duration(at), Wall: at + skew.next()},
 			Kind: Kind(min(kind, math.MaxUint8)),
 		}
 		if recs[i].Kind == KindReading {

@@ -163,4 +163,3 @@ func parseEnrol(b []byte, v any) error {
 	}
 	return nil
 }
-

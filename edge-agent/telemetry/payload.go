@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/internal/wire"
 )
@@ -16,7 +17,9 @@ type topics struct {
 	all   [][]byte
 }
 
-func newTopics() *topics { return &topics{index: make(map[string]int)} }
+func newTopics(n int) *topics {
+	return &topics{index: make(map[string]int), of: make([]int, 0, n), all: make([][]byte, 0, n)}
+}
 
 func (t *topics) add(r *Reading) uint64 {
 	i, ok := t.index[r.Topic]
@@ -74,20 +77,27 @@ func (g groups) of(v int) []int {
 
 // appendPayloads appends the payloads, by template where they have one in common.
 func appendPayloads(w *wire.Body, payloads [][]byte) {
-	texts, shape := shapesOf(payloads)
-	members := make([][][]byte, len(texts))
+	texts, index := shapesOf(payloads)
 	var shapes runs
-	for i, p := range payloads {
-		shapes.add(uint64(shape[i]))
-		if shape[i] > 0 {
-			members[shape[i]-1] = append(members[shape[i]-1], p)
-			continue
-		}
-		w.Lengths = binary.AppendUvarint(w.Lengths, uint64(len(p)))
-		w.Verbatim = append(w.Verbatim, p...)
+	for _, v := range index {
+		shapes.add(uint64(v))
 	}
 	w.Shapes = shapes.bytes()
-	appendTemplates(w, texts, members)
+	by := group(index, len(texts)+1)
+	for _, at := range by.of(0) {
+		w.Lengths = binary.AppendUvarint(w.Lengths, uint64(len(payloads[at])))
+		w.Verbatim = append(w.Verbatim, payloads[at]...)
+	}
+	var s slotWriter
+	for i, text := range texts {
+		w.TemplateLengths = binary.AppendUvarint(w.TemplateLengths, uint64(len(text)))
+		w.Templates = append(w.Templates, text...)
+		s.reset(payloads, by.of(i+1))
+		for range strings.Count(text, "0") {
+			s.cut()
+			w.Digits = s.append(w.Digits)
+		}
+	}
 }
 
 // errPayloads is for a few bytes that would make many.

@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
-
-	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/internal/wire"
 )
 
 // Sensors send the same text over and over with other numbers in it. Payloads
@@ -29,21 +28,6 @@ const (
 
 	maxNumber = 1e18 - 1 // the largest of maxDigits digits
 )
-
-// appendTemplates appends the texts, and for each the columns of the payloads
-// that share it.
-func appendTemplates(w *wire.Body, texts []string, members [][][]byte) {
-	var s slotWriter
-	for t, text := range texts {
-		w.TemplateLengths = binary.AppendUvarint(w.TemplateLengths, uint64(len(text)))
-		w.Templates = append(w.Templates, text...)
-		s.reset(len(members[t]))
-		for range bytes.Count([]byte(text), []byte{'0'}) {
-			s.cut(members[t])
-			w.Digits = s.append(w.Digits)
-		}
-	}
-}
 
 // shapesOf returns the templates that more than one payload has, and for each
 // payload 1 + the index of its template, or 0 when it has none.
@@ -112,19 +96,25 @@ func isDigit(c byte) bool { return c-'0' < 10 }
 // slotWriter goes through the payloads of one template from one run of digits
 // to the next.
 type slotWriter struct {
-	at   []int    // how far each payload was read
+	rest [][]byte // of each payload, what was not read yet
 	runs [][]byte // the run of each that cut found last
+	vs   []int64
 }
 
-func (s *slotWriter) reset(n int) {
-	s.at = append(s.at[:0], make([]int, n)...)
-	s.runs = append(s.runs[:0], make([][]byte, n)...)
+// reset starts with the payloads at rows.
+func (s *slotWriter) reset(payloads [][]byte, rows []int) {
+	s.rest = slices.Grow(s.rest[:0], len(rows))
+	for _, at := range rows {
+		s.rest = append(s.rest, payloads[at])
+	}
+	s.runs = slices.Grow(s.runs[:0], len(rows))[:len(rows)]
+	s.vs = slices.Grow(s.vs[:0], len(rows))
 }
 
 // cut finds the next run of digits in each payload.
-func (s *slotWriter) cut(payloads [][]byte) {
-	for i, p := range payloads {
-		from := s.at[i]
+func (s *slotWriter) cut() {
+	for i, p := range s.rest {
+		from := 0
 		for !isDigit(p[from]) {
 			from++
 		}
@@ -132,7 +122,7 @@ func (s *slotWriter) cut(payloads [][]byte) {
 		for to < len(p) && isDigit(p[to]) {
 			to++
 		}
-		s.at[i], s.runs[i] = to, p[from:to]
+		s.runs[i], s.rest[i] = p[from:to], p[to:]
 	}
 }
 
@@ -149,16 +139,15 @@ func (s *slotWriter) append(b []byte) []byte {
 		}
 		return b
 	}
-	var before int64
+	s.vs = s.vs[:0]
 	for _, r := range s.runs {
 		var v int64
 		for _, c := range r {
 			v = 10*v + int64(c-'0')
 		}
-		b = binary.AppendVarint(b, v-before)
-		before = v
+		s.vs = append(s.vs, v)
 	}
-	return b
+	return appendNumbers(b, s.vs)
 }
 
 // modeOf returns how to write a column: the first of the ways that loses nothing.
@@ -194,9 +183,9 @@ type template struct {
 type slot struct {
 	before  []byte // text between the run before and this one
 	mode    uint64
-	values  column // numbers, or digits when mode is digitsVerbatim
-	lengths column // only for digitsVerbatim
-	last    int64
+	numbers numbers
+	lengths column // and digits: for digitsVerbatim
+	digits  column
 }
 
 var errDigits = errors.New("digits out of bounds")
@@ -204,6 +193,9 @@ var errDigits = errors.New("digits out of bounds")
 // open reads the places of text's columns, of n values each, from digits.
 func (t *template) open(text []byte, n int, digits *column) error {
 	t.slots = t.slots[:0]
+	if bytes.Count(text, []byte{'0'})*n > MaxBody { // every run has a digit
+		return errPayloads
+	}
 	for {
 		at := bytes.IndexByte(text, '0')
 		if at < 0 {
@@ -214,10 +206,11 @@ func (t *template) open(text []byte, n int, digits *column) error {
 		if s.mode > digitsVerbatim {
 			return errDigits
 		}
-		s.values = digits.skip(n)
 		if s.mode == digitsVerbatim {
-			s.lengths = s.values
-			s.values = column{b: digits.take(s.lengths.sum(n))}
+			s.lengths = digits.skip(n)
+			s.digits = column{b: digits.take(s.lengths.sum(n))}
+		} else {
+			s.numbers = digits.numbers(n)
 		}
 		t.slots = append(t.slots, s)
 		text = text[at+1:]
@@ -273,17 +266,16 @@ func (t *template) append(b []byte) ([]byte, error) {
 // append appends the next run of digits.
 func (s *slot) append(b []byte) ([]byte, error) {
 	if s.mode == digitsVerbatim {
-		return append(b, s.values.take(s.lengths.uvarint())...), s.values.err
+		return append(b, s.digits.take(s.lengths.uvarint())...), s.digits.err
 	}
-	s.last += s.values.varint()
-	if s.last < 0 || s.last > maxNumber {
+	v := s.numbers.next()
+	if v < 0 || v > maxNumber {
 		return nil, errDigits
 	}
 	if s.mode == digitsPlain {
-		return strconv.AppendInt(b, s.last, 10), nil
+		return strconv.AppendInt(b, v, 10), nil
 	}
 	var text [maxDigits]byte
-	v := s.last
 	for i := range text {
 		text[maxDigits-1-i] = '0' + byte(v%10)
 		v /= 10
