@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
@@ -68,11 +69,12 @@ func weigh(recs []telemetry.Record) (n int) {
 
 // frame is a run of records, encoded.
 type frame struct {
-	data   []byte
-	seqs   telemetry.Range
-	first  telemetry.Instant // when the first of them was recorded
-	ended  bool              // reading stopped for want of records, not of room
-	listed []telemetry.Epoch
+	data  []byte
+	seqs  telemetry.Range
+	first telemetry.Instant // when the first of them was recorded
+	ended bool              // reading stopped for want of records, not of room
+	paged bool              // it names other epochs
+	asked []telemetry.Epoch // those of them whose state at the cloud is not known
 }
 
 // cutFrame encodes records of e from want.First on, in at most size bytes. It
@@ -121,10 +123,11 @@ func (u *Uplink) cutFrame(ctx context.Context, e *epoch, want telemetry.Range, s
 func (u *Uplink) encode(e *epoch, recs []telemetry.Record) (frame, error) {
 	seqs := telemetry.Range{First: recs[0].Seq, Last: recs[len(recs)-1].Seq}
 	e.Durable = max(e.Durable, seqs.Last)
-	h, listed := u.header(e, 0)
+	paged := u.paged(int(float64(weigh(recs))*u.cut.ratio), time.Now())
+	h, asked := u.header(e, paged)
 	h.First, h.Last = seqs.First, seqs.Last
 	data, err := u.seal(h, recs, u.o.Key)
-	return frame{data: data, seqs: seqs, first: recs[0].At, listed: listed}, err
+	return frame{data: data, seqs: seqs, first: recs[0].At, paged: paged, asked: asked}, err
 }
 
 // limitAt returns how many records a frame that begins at seq may have.

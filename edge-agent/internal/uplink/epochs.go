@@ -77,8 +77,14 @@ func (u *Uplink) refresh(now time.Time) {
 	if !u.epochs.at.IsZero() && now.Before(u.epochs.refreshAt()) {
 		return
 	}
-	u.epochs.take(u.o.Outbox.Epochs(), now)
-	u.list.take(u.epochs.listed)
+	u.look(now)
+}
+
+// look reads the outbox's list.
+func (u *Uplink) look(now time.Time) {
+	list := u.o.Outbox.Epochs()
+	u.epochs.take(list, now)
+	u.list.take(list)
 }
 
 // take merges the outbox's list, which is ascending and ends with our own epoch.

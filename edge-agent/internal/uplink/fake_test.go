@@ -54,10 +54,14 @@ func (m *memory) begin() telemetry.Epoch {
 	m.ordinal++
 	e := telemetry.Epoch{Ordinal: m.ordinal}
 	binary.BigEndian.PutUint64(e.ID[:], m.ordinal*0x9e3779b97f4a7c15)
+	start := &telemetry.Start{PreviousClean: true}
+	if len(m.order) > 0 {
+		start.Previous, start.PreviousLast = m.own(), m.epochs[m.own()].durable
+	}
 	m.epochs[e] = &life{recs: map[uint64]telemetry.Record{}, lowest: 1}
 	m.order = append(m.order, e)
 	m.mu.Unlock()
-	m.append(telemetry.Record{Kind: telemetry.KindStart, Start: &telemetry.Start{}})
+	m.append(telemetry.Record{Kind: telemetry.KindStart, Start: start})
 	return e
 }
 
@@ -230,7 +234,6 @@ type sealed struct {
 	h    telemetry.Header
 	recs []telemetry.Record
 	size int
-	note any
 }
 
 func (c *codec) seal(h telemetry.Header, recs []telemetry.Record, _ ed25519.PrivateKey) ([]byte, error) {
@@ -240,6 +243,9 @@ func (c *codec) seal(h telemetry.Header, recs []telemetry.Record, _ ed25519.Priv
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.before != nil {
+		c.before(h, size)
+	}
 	c.sealed = append(c.sealed, sealed{h: h, recs: recs, size: size})
 	b := make([]byte, size)
 	binary.BigEndian.PutUint64(b, uint64(len(c.sealed)))
@@ -285,11 +291,15 @@ type cloud struct {
 	again    []telemetry.EpochRange
 	rejected []telemetry.Rejection
 	refuses  func(e telemetry.Epoch, r telemetry.Record) string
+
+	saved         map[telemetry.Epoch]*account
+	savedRevision uint64
 }
 
 // account is the ledger's row of one epoch.
 type account struct {
 	held, explained ranges
+	last            uint64 // as the next epoch's first record says
 }
 
 func newCloud() *cloud {
@@ -309,12 +319,8 @@ func (c *cloud) take(f sealed) {
 	c.named[f.h.Epoch] = true
 	for _, o := range f.h.Open {
 		c.named[o.Epoch] = true
-		if o.Trimmed > 0 {
-			for _, r := range c.row(o.Epoch).all().missing(telemetry.Range{First: 1, Last: o.Trimmed}) {
-				c.again = append(c.again, telemetry.EpochRange{Epoch: o.Epoch, Seqs: r})
-			}
-		}
 	}
+	c.ask(f.h)
 	if c.refuses != nil {
 		for _, r := range f.recs {
 			if why := c.refuses(f.h.Epoch, r); why != "" {
@@ -325,10 +331,40 @@ func (c *cloud) take(f sealed) {
 	}
 	for _, r := range f.recs {
 		c.row(f.h.Epoch).held = c.row(f.h.Epoch).held.add(telemetry.Range{First: r.Seq, Last: r.Seq})
+		if r.Kind == telemetry.KindStart && r.Start.PreviousLast > 0 {
+			c.row(r.Start.Previous).last = r.Start.PreviousLast
+		}
 		if r.Kind == telemetry.KindLoss {
 			c.row(r.Loss.Epoch).explained = c.row(r.Loss.Epoch).explained.add(r.Loss.Seqs)
 			c.named[r.Loss.Epoch] = true
 		}
+	}
+}
+
+// ask wants once more what is missing and, by the device's own word, is not
+// going to come by itself: what it trimmed, and epochs that it lists no longer.
+func (c *cloud) ask(h telemetry.Header) {
+	listed := map[telemetry.Epoch]bool{}
+	for _, o := range h.Open {
+		listed[o.Epoch] = true
+		c.wants(o.Epoch, max(o.Trimmed, o.Lowest-1))
+	}
+	if int(h.OpenTotal) > len(h.Open) {
+		return
+	}
+	for e, a := range c.ledger {
+		if !listed[e] {
+			c.wants(e, a.last)
+		}
+	}
+}
+
+func (c *cloud) wants(e telemetry.Epoch, upTo uint64) {
+	if upTo == 0 {
+		return
+	}
+	for _, r := range c.row(e).all().missing(telemetry.Range{First: 1, Last: upTo}) {
+		c.again = append(c.again, telemetry.EpochRange{Epoch: e, Seqs: r})
 	}
 }
 
@@ -376,7 +412,7 @@ func (c *cloud) receipt(agent string) telemetry.Receipt {
 func (c *cloud) backup() map[telemetry.Epoch]*account {
 	out := map[telemetry.Epoch]*account{}
 	for e, a := range c.ledger {
-		out[e] = &account{held: append(ranges(nil), a.held...), explained: append(ranges(nil), a.explained...)}
+		out[e] = &account{held: append(ranges(nil), a.held...), explained: append(ranges(nil), a.explained...), last: a.last}
 	}
 	return out
 }

@@ -125,7 +125,7 @@ func (u *Uplink) jump(e *epoch, f frame, now time.Time) bool {
 	if u.o.Now().Boot-f.first.Boot <= old {
 		return false
 	}
-	u.epochs.take(u.o.Outbox.Epochs(), now)
+	u.look(now)
 	next := telemetry.Range{First: e.Durable + 1, Last: e.Durable + 1}
 	if e.worst(next) > jumpRanges || next.First <= u.epochs.from {
 		return false
@@ -230,7 +230,11 @@ func (u *Uplink) launchFlight(ctx context.Context, fl *flight, f frame, now time
 	fl.size, fl.state, fl.sentAt, fl.overtaken = len(f.data), sending, now, time.Time{}
 	fl.tries++
 	fl.delivered, fl.limited = u.win.delivered, busy
-	fl.send = u.launch(ctx, now, fl.lane, f.data, f.listed)
+	if f.paged {
+		u.list.turn(now)
+		u.ask(f.asked, now)
+	}
+	fl.send = u.launch(ctx, now, fl.lane, f.data, f.asked)
 }
 
 // resend cuts the frame of a flight anew. A frame that was missed goes whatever

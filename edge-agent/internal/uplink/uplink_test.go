@@ -26,12 +26,12 @@ func TestAnOutageLosesNothing(t *testing.T) {
 		w := newWorld(t, 2)
 		w.run()
 		defer func() { w.stop() }()
-		w.bad.cut = true
+		w.lock(func() { w.bad.cut = true })
 		for range 600 {
 			w.box.readings(100, 100)
 			time.Sleep(time.Second)
 		}
-		w.bad.cut = false
+		w.lock(func() { w.bad.cut = false })
 		w.settle(2 * time.Minute)
 	})
 }
