@@ -145,7 +145,7 @@ func (m *MQTT) validateListener(k *checker) {
 }
 
 func (b *Broker) validate(k *checker) {
-	k.url("intake.mqtt.broker.url", b.URL, "mqtt", "mqtts", "tcp", "ssl", "ws", "wss")
+	k.url("intake.mqtt.broker.url", b.URL, "mqtt", "mqtts", "tcp", "ssl")
 	if len(b.Filters) == 0 {
 		k.fail("intake.mqtt.broker.filters", "", "want at least one filter, such as sensors/#")
 	}
