@@ -148,7 +148,7 @@ func (w *world) lose(r *rand.Rand) {
 	from, to := l.trimmed+1+uint64(r.IntN(50)), l.durable
 	w.box.mu.Unlock()
 	if from <= to {
-		w.box.drop(e, telemetry.Range{First: from, Last: min(to, from+uint64(r.IntN(100)))}, true)
+		w.box.drop(e, telemetry.Range{First: from, Last: min(to, from+uint64(r.IntN(100)))}, r.IntN(4) > 0)
 	}
 }
 

@@ -23,9 +23,11 @@ type epoch struct {
 	limits  []limit   // frames that the cloud refused: cut finer there
 	again   ranges    // the cloud asked for these and has not got them yet
 
-	ended   bool      // the outbox lists it no longer
-	known   bool      // a receipt named it
-	askedAt time.Time // when a frame last named it in its list
+	ended     bool      // the outbox lists it no longer
+	explained ranges    // answered with a loss record already
+	saidAt    time.Time // when a receipt last named it
+	known     bool      // a receipt named it
+	askedAt   time.Time // when a frame last named it in its list
 }
 
 // parked is a record that the cloud refused by itself.

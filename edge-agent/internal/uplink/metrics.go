@@ -4,9 +4,9 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are the counters of the uplink, edge_uplink_….
 type metrics struct {
-	frames, bytes, resends, timeouts, receipts                 *prometheus.CounterVec
-	publishErrors, confirmed, rejected, again, wentBack, jumps prometheus.Counter
-	inFlight, window, unconfirmed, oldest, rtt                 prometheus.Gauge
+	frames, bytes, resends, timeouts, receipts                            *prometheus.CounterVec
+	publishErrors, confirmed, rejected, again, wentBack, jumps, explained prometheus.Counter
+	inFlight, window, unconfirmed, oldest, rtt                            prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -31,6 +31,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		again:         counter("again_records_total", "Records that the cloud asked for once more."),
 		wentBack:      counter("cloud_went_back_total", "Times that the cloud had lost what it had confirmed."),
 		jumps:         counter("live_jumps_total", "Times that the live lane left old readings to the backlog."),
+		explained:     counter("explained_records_total", "Records that the cloud lacks, the device has not, and nothing gave a reason for."),
 		inFlight:      gauge("in_flight_bytes", "Bytes sent and not receipted."),
 		window:        gauge("window_bytes", "Bytes that may be in flight."),
 		unconfirmed:   gauge("unconfirmed_records", "Records without a receipt."),
@@ -39,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.frames, m.bytes, m.resends, m.timeouts, m.receipts, m.publishErrors, m.confirmed, m.rejected,
-			m.again, m.wentBack, m.jumps, m.inFlight, m.window, m.unconfirmed, m.oldest, m.rtt)
+			m.again, m.wentBack, m.jumps, m.explained, m.inFlight, m.window, m.unconfirmed, m.oldest, m.rtt)
 	}
 	return m
 }

@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"context"
 	"time"
 )
 
@@ -88,9 +87,6 @@ func (u *Uplink) wake(now time.Time) time.Time {
 	}
 	return next
 }
-
-// explain will answer holes that nothing on the device explains.
-func (u *Uplink) explain(context.Context, time.Time) {}
 
 // publish copies the state for Status and the gauges.
 func (u *Uplink) publish() {

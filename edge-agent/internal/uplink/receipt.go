@@ -131,7 +131,7 @@ func (u *Uplink) wentBack() {
 	u.met.wentBack.Inc()
 	u.log.Warn("uplink: cloud went back", "cloud", u.cloud.id, "revision", u.cloud.revision)
 	for _, e := range u.epochs.all {
-		e.known, e.askedAt, e.again = false, time.Time{}, nil
+		e.known, e.askedAt, e.again, e.explained = false, time.Time{}, nil, nil
 	}
 }
 
@@ -141,7 +141,7 @@ func (u *Uplink) apply(r telemetry.EpochReceipt, now time.Time) {
 	if e == nil {
 		return // the outbox trimmed it; there is nothing to send of it
 	}
-	e.known = true
+	e.known, e.saidAt = true, now
 	u.met.confirmed.Add(float64(e.take(r)))
 	done, bytes := e.confirm()
 	u.win.grow(bytes, u.full)

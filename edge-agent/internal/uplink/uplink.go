@@ -116,6 +116,7 @@ type Uplink struct {
 	cut    cutter
 	mode   Mode
 	alarms alarms
+	quiet  quiet
 
 	full        bool      // the window kept something back
 	yield       bool      // nothing new starts before a large frame went
