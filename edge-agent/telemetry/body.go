@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -108,11 +107,8 @@ func decodeBody(b []byte, first uint64, n int) ([]Record, error) {
 		return nil, err
 	}
 	var w wire.Body
-	if err := proto.Unmarshal(plain, &w); err != nil {
+	if err := unmarshalStrict(plain, &w); err != nil {
 		return nil, fmt.Errorf("body: %w", err)
-	}
-	if len(w.ProtoReflect().GetUnknown()) > 0 {
-		return nil, errors.New("body: a field that this version does not know")
 	}
 	if 8*len(w.Boot) < n || 8*len(w.Wall) < n { // a number takes a bit at least
 		return nil, fmt.Errorf("times of %d and %d bytes for %d records", len(w.Boot), len(w.Wall), n)

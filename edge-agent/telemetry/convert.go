@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -136,41 +137,27 @@ func appendOther(w *wire.Body, r *Record) error {
 
 // decodeOther reads what appendOther wrote into r, whose kind is set.
 func decodeOther(r *Record, b []byte) error {
-	var m proto.Message
-	var loss wire.Loss
-	var anchor wire.Anchor
-	var start wire.Start
 	switch r.Kind {
 	case KindLoss:
-		m = &loss
+		return r.decodeLoss(b)
 	case KindAnchor:
-		m = &anchor
+		return r.decodeAnchor(b)
 	case KindStart:
-		m = &start
-	default:
-		return fmt.Errorf("kind %d", r.Kind)
+		return r.decodeStart(b)
 	}
-	if err := unmarshalStrict(b, m); err != nil {
-		return err
-	}
-	switch r.Kind {
-	case KindLoss:
-		return r.setLoss(&loss)
-	case KindStart:
-		return r.setStart(&start)
-	}
-	r.Anchor = &Anchor{Synchronised: anchor.Synchronised, Moved: time.Duration(anchor.Moved), MaxError: time.Duration(anchor.MaxError)}
-	return nil
+	return fmt.Errorf("kind %d", r.Kind)
 }
 
-// unmarshalStrict refuses fields that m does not have: to ignore a part of a
-// record would be to lose it.
+var errFields = errors.New("fields that this version does not know, or would write otherwise")
+
+// unmarshalStrict refuses b unless m accounts for every byte of it: to ignore a
+// part of a record would be to lose it.
 func unmarshalStrict(b []byte, m proto.Message) error {
-	if err := proto.Unmarshal(b, m); err != nil {
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, m); err != nil {
 		return err
 	}
-	if len(m.ProtoReflect().GetUnknown()) > 0 {
-		return errors.New("a field that this version does not know")
+	if proto.Size(m) != len(b) {
+		return errFields
 	}
 	return nil
 }
@@ -186,22 +173,34 @@ func (l *Loss) wire() *wire.Loss {
 	return w
 }
 
-func (r *Record) setLoss(w *wire.Loss) error {
+func (r *Record) decodeLoss(b []byte) error {
+	var w wire.Loss
+	if err := unmarshalStrict(b, &w); err != nil {
+		return fmt.Errorf("loss: %w", err)
+	}
 	if w.Reason > math.MaxUint8 {
 		return fmt.Errorf("reason %d", w.Reason)
 	}
-	l := &Loss{
+	r.Loss = &Loss{
 		Epoch: epochOf(w.Epoch), Seqs: Range{w.First, w.Last}, Reason: Reason(w.Reason),
 		Count: w.Count, Bytes: w.Bytes, First: instantOf(w.FirstAt), Last: instantOf(w.LastAt),
 	}
 	if o := w.Oversized; o != nil {
-		if len(o.Sha256) != len(l.Oversized.SHA256) {
+		if len(o.Sha256) != sha256.Size {
 			return fmt.Errorf("SHA-256 of %d bytes", len(o.Sha256))
 		}
-		l.Oversized = &Oversized{Topic: string(o.Topic), Size: o.Size, SHA256: [32]byte(o.Sha256)}
+		r.Loss.Oversized = &Oversized{Topic: string(o.Topic), Size: o.Size, SHA256: [sha256.Size]byte(o.Sha256)}
 	}
-	r.Loss = l
-	return l.check()
+	return r.Loss.check()
+}
+
+func (r *Record) decodeAnchor(b []byte) error {
+	var w wire.Anchor
+	if err := unmarshalStrict(b, &w); err != nil {
+		return fmt.Errorf("anchor: %w", err)
+	}
+	r.Anchor = &Anchor{Synchronised: w.Synchronised, Moved: time.Duration(w.Moved), MaxError: time.Duration(w.MaxError)}
+	return nil
 }
 
 func (s *Start) wire() *wire.Start {
@@ -211,13 +210,35 @@ func (s *Start) wire() *wire.Start {
 	}
 }
 
-func (r *Record) setStart(w *wire.Start) error {
-	if len(w.Boot) != len(r.Start.Boot) {
+func (r *Record) decodeStart(b []byte) error {
+	var w wire.Start
+	if err := unmarshalStrict(b, &w); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	if len(w.Boot) != bootSize {
 		return fmt.Errorf("boot id of %d bytes", len(w.Boot))
 	}
 	r.Start = &Start{
 		Previous: epochOf(w.Previous), PreviousLast: w.PreviousLast, PreviousClean: w.PreviousClean,
-		Boot: [16]byte(w.Boot), Version: string(w.Version),
+		Boot: [bootSize]byte(w.Boot), Version: string(w.Version),
 	}
 	return r.Start.check()
+}
+
+// bootSize is the length of a boot id in bytes.
+const bootSize = 16
+
+// nanos returns nanoseconds since 1970, and 0 for the zero time.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func timeOf(nanos int64) time.Time {
+	if nanos == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanos).UTC()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,7 +29,7 @@ type Receipt struct {
 	Cloud      string    // id of the cloud, 1 to MaxCloud bytes
 	Agent      string    // for whom it is
 	Revision   uint64    // of the ledger: grows with every statement
-	Issued     time.Time // by the cloud's clock, UTC
+	Issued     time.Time // by the cloud's clock, UTC; zero: not said
 	Epochs     []EpochReceipt
 	Again      []EpochRange  // the cloud wants these once more
 	Rejected   []Rejection   // frames to be cut anew
@@ -55,7 +56,7 @@ type EpochRange struct {
 type Rejection struct {
 	Epoch  Epoch
 	Seqs   Range
-	Reason string // at most MaxReason bytes
+	Reason string // EncodeReceipt cuts it to MaxReason bytes
 }
 
 // ReceiptSigner is a receipt key with the certificates that lead from it to a
@@ -134,9 +135,6 @@ func splitReceipt(b []byte) (content, signature []byte, chain []Certificate, err
 		return nil, nil, nil, fmt.Errorf("%w: %d certificates, at most %d", ErrReceipt, len(w.Chain), MaxChain)
 	}
 	for _, c := range w.Chain {
-		if len(c.ProtoReflect().GetUnknown()) > 0 {
-			return nil, nil, nil, fmt.Errorf("%w: a certificate with an unknown field", ErrReceipt)
-		}
 		cert, err := certificateOf(c)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("%w: %w", ErrReceipt, err)
@@ -155,7 +153,7 @@ func receiptOf(content []byte) (Receipt, error) {
 		return Receipt{}, fmt.Errorf("%w: version %d, want %d", ErrReceipt, w.Version, version)
 	}
 	r := Receipt{
-		Cloud: w.Cloud, Agent: w.Agent, Revision: w.Revision, Issued: time.Unix(0, w.Issued).UTC(),
+		Cloud: w.Cloud, Agent: w.Agent, Revision: w.Revision, Issued: timeOf(w.Issued),
 		Window: w.Window, RetryAfter: time.Duration(min(w.RetryAfter, math.MaxInt64)), Revoked: w.Revoked,
 	}
 	for _, e := range w.Epochs {
@@ -169,7 +167,7 @@ func receiptOf(content []byte) (Receipt, error) {
 		r.Again = append(r.Again, EpochRange{Epoch: epochOf(a.Epoch), Seqs: Range{a.First, a.Last}})
 	}
 	for _, j := range w.Rejected {
-		r.Rejected = append(r.Rejected, Rejection{Epoch: epochOf(j.Epoch), Seqs: Range{j.First, j.Last}, Reason: j.Reason})
+		r.Rejected = append(r.Rejected, Rejection{Epoch: epochOf(j.Epoch), Seqs: Range{j.First, j.Last}, Reason: cut(j.Reason)})
 	}
 	return r, r.check()
 }
@@ -195,7 +193,7 @@ func heldOf(w *wire.EpochReceipt) ([]Range, error) {
 
 func (r Receipt) wire() *wire.Receipt {
 	w := &wire.Receipt{
-		Version: version, Cloud: r.Cloud, Agent: r.Agent, Revision: r.Revision, Issued: r.Issued.UnixNano(),
+		Version: version, Cloud: r.Cloud, Agent: r.Agent, Revision: r.Revision, Issued: nanos(r.Issued),
 		Window: r.Window, RetryAfter: uint64(r.RetryAfter), Revoked: r.Revoked,
 	}
 	for _, e := range r.Epochs {
@@ -211,9 +209,15 @@ func (r Receipt) wire() *wire.Receipt {
 		w.Again = append(w.Again, &wire.EpochRange{Epoch: a.Epoch.wire(), First: a.Seqs.First, Last: a.Seqs.Last})
 	}
 	for _, j := range r.Rejected {
-		w.Rejected = append(w.Rejected, &wire.Rejection{Epoch: j.Epoch.wire(), First: j.Seqs.First, Last: j.Seqs.Last, Reason: j.Reason})
+		w.Rejected = append(w.Rejected, &wire.Rejection{Epoch: j.Epoch.wire(), First: j.Seqs.First, Last: j.Seqs.Last, Reason: cut(j.Reason)})
 	}
 	return w
+}
+
+// cut returns valid UTF-8 of at most MaxReason bytes: an error's text is often
+// longer, and must not keep a receipt from being made.
+func cut(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), MaxReason)], "")
 }
 
 // check returns ErrReceipt unless the receipt is within the limits.
@@ -244,9 +248,6 @@ func (r Receipt) check() error {
 		}
 	}
 	for _, j := range r.Rejected {
-		if len(j.Reason) > MaxReason {
-			return fmt.Errorf("%w: reason of %d bytes, at most %d", ErrReceipt, len(j.Reason), MaxReason)
-		}
 		if err := checkRange(j.Epoch, j.Seqs); err != nil {
 			return err
 		}

@@ -368,17 +368,27 @@ func (x *OpenEpoch) GetTrimmed() uint64 {
 	return 0
 }
 
-// Body holds the records in columns, each a run of varints (LEB128, signed ones
-// zigzag) without a separator. Seqs are not written: they run from first to
-// last. "Runs of X" are pairs of varints: X, and how often it comes in a row. A reader
-// refuses a body with a field that it does not know, or a column that has
-// more or less in it than the others call for.
+// Body holds the records in columns. Seqs are not written: they run from first
+// to last. A reader refuses a body with a field that it does not know, or a
+// column that has more or less in it than the others call for.
+//
+// Varints are LEB128, signed ones zigzag; they follow each other without a
+// separator. "Runs of X" are pairs of varints: X, and how often it comes in a row.
+//
+// "Numbers" are the first as a signed varint and, when there are more: the
+// order of the code, 0 to 63, + 64 when a unit follows, as a varint; the unit as a
+// varint, 1 when it is not written; the middle step as a signed varint; and for each
+// further number its step from the one before, divided by the unit, less the
+// middle step, zigzag, in exponential Golomb code of that order: v>>k + 1 in
+// binary, with as many zeros before it as it has bits after the first, and then
+// the low k bits of v; the highest bit of a byte first, zeros to fill the last. All
+// in 64 bits, where an overflow wraps.
 type Body struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One entry a record, in order of seq.
 	Kinds []byte `protobuf:"bytes,1,opt,name=kinds,proto3" json:"kinds,omitempty"` // runs of kind
-	Boot  []byte `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`   // time since boot in ns, signed, against the record before
-	Wall  []byte `protobuf:"bytes,3,opt,name=wall,proto3" json:"wall,omitempty"`   // wall clock less time since boot in ns, signed, against the record before
+	Boot  []byte `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`   // numbers: time since boot in ns
+	Wall  []byte `protobuf:"bytes,3,opt,name=wall,proto3" json:"wall,omitempty"`   // numbers: wall clock less time since boot in ns
 	Other []byte `protobuf:"bytes,4,opt,name=other,proto3" json:"other,omitempty"` // for each record that is no reading: its length as a varint, then a Loss, Anchor or Start
 	// One entry a reading, in order of seq.
 	Topic []byte `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"` // index into topics
@@ -393,10 +403,10 @@ type Body struct {
 	// A template is a payload with 0 in place of every run of decimal digits.
 	TemplateLengths []byte `protobuf:"bytes,12,opt,name=template_lengths,json=templateLengths,proto3" json:"template_lengths,omitempty"`
 	Templates       []byte `protobuf:"bytes,13,opt,name=templates,proto3" json:"templates,omitempty"`
-	// For each template, for each 0 in it: how the runs of digits are written
-	// (0: numbers without leading zeros; 1 to 18: numbers padded to so many
-	// digits; 19: a length each, then the digits), then one for each payload of that
-	// template; numbers are signed, against the one before.
+	// For each template, for each 0 in it, a varint that says how the runs of digits
+	// are written, and then those of all its payloads: 0 as numbers without
+	// leading zeros; 1 to 18 as numbers padded to so many digits; 19 as varints, their
+	// lengths, and then the digits, end to end.
 	Digits        []byte `protobuf:"bytes,14,opt,name=digits,proto3" json:"digits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -840,7 +850,7 @@ type SealedReceipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Receipt       []byte                 `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`     // a Receipt
 	Chain         []*Certificate         `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`         // the receipt key's, then its issuer's, … up to one issued by a root that the device may have pinned
-	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519 by the receipt key over SHA-256("holdfast/receipt/1" 0x00 len(receipt) as 4 bytes big-endian, receipt)
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519 by the receipt key over SHA-256("holdfast/receipt/1" 0x00 receipt)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,8 +906,8 @@ func (x *SealedReceipt) GetSignature() []byte {
 	return nil
 }
 
-// Certificate is signed over "holdfast/certificate/1" 0x00 role as 1 byte, key,
-// not_before and not_after as 8 bytes each, big-endian, issuer.
+// Certificate is signed by the issuer over SHA-256("holdfast/certificate/1" 0x00
+// role as 1 byte, key, not_before and not_after as 8 bytes each, big-endian, issuer).
 type Certificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Role          uint32                 `protobuf:"varint,1,opt,name=role,proto3" json:"role,omitempty"` // 1 root, 2 receipt
@@ -1111,8 +1121,8 @@ type EpochReceipt struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Epoch     *Epoch                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Watermark uint64                 `protobuf:"varint,2,opt,name=watermark,proto3" json:"watermark,omitempty"`
-	// Pairs: how far a range's first seq lies above the end of the range before (the
-	// watermark for the first), and how many more follow it.
+	// Pairs, one a range: how far its first seq lies above the end of the range before
+	// (for the first: above the watermark), and how many seqs follow that.
 	Held          []uint64 `protobuf:"varint,3,rep,packed,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
