@@ -4,10 +4,6 @@ import (
 	k8snames "github.com/dapr/components-contrib/nameresolution/kubernetes"
 	"github.com/dapr/components-contrib/nameresolution/mdns"
 	inmemory "github.com/dapr/components-contrib/pubsub/in-memory"
-	"github.com/dapr/components-contrib/pubsub/kafka"
-	mqtt "github.com/dapr/components-contrib/pubsub/mqtt3"
-	"github.com/dapr/components-contrib/pubsub/rabbitmq"
-	"github.com/dapr/components-contrib/pubsub/redis"
 	k8ssecrets "github.com/dapr/components-contrib/secretstores/kubernetes"
 	"github.com/dapr/components-contrib/secretstores/local/env"
 	"github.com/dapr/components-contrib/secretstores/local/file"
@@ -25,6 +21,7 @@ import (
 	"github.com/dapr/kit/logger"
 
 	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/jetstream"
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/patient"
 )
 
 // components lists everything that a component file may name. Anything else is refused by the runtime when it loads the file.
@@ -34,10 +31,10 @@ func components() *registry.Options {
 	buses := pubsub.NewRegistry()
 	buses.Logger = log
 	buses.RegisterComponent(jetstream.New, "jetstream")
-	buses.RegisterComponent(mqtt.NewMQTTPubSub, "mqtt3", "mqtt")
-	buses.RegisterComponent(redis.NewRedisStreams, "redis")
-	buses.RegisterComponent(rabbitmq.NewRabbitMQ, "rabbitmq")
-	buses.RegisterComponent(kafka.NewKafka, "kafka")
+	buses.RegisterComponent(patient.MQTT().Wrap(), "mqtt3", "mqtt")
+	buses.RegisterComponent(patient.Redis().Wrap(), "redis")
+	buses.RegisterComponent(patient.RabbitMQ().Wrap(), "rabbitmq")
+	buses.RegisterComponent(patient.Kafka().Wrap(), "kafka")
 	buses.RegisterComponent(inmemory.New, "in-memory")
 
 	secrets := secretstores.NewRegistry()

@@ -9,10 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 
-	mdutils "github.com/dapr/components-contrib/metadata"
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
 )
@@ -113,10 +111,4 @@ func (c *Component) Close() error {
 	c.stop()
 	c.wg.Wait()
 	return nil
-}
-
-// GetComponentMetadata lists the metadata names, as every Dapr component must.
-func (c *Component) GetComponentMetadata() (info mdutils.MetadataMap) {
-	mdutils.GetMetadataInfoFromStructType(reflect.TypeFor[metadata](), &info, mdutils.PubSubType)
-	return info
 }

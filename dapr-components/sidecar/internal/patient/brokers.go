@@ -1,0 +1,112 @@
+package patient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dapr/components-contrib/pubsub"
+	"github.com/dapr/components-contrib/pubsub/kafka"
+	mqtt3 "github.com/dapr/components-contrib/pubsub/mqtt3"
+	"github.com/dapr/components-contrib/pubsub/rabbitmq"
+	"github.com/dapr/components-contrib/pubsub/redis"
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+// MQTT is Dapr's mqtt3. Its client never says that it lost the broker, waits up to ten minutes before it connects again, promises
+// publishes that it only holds in memory, and is not given an unacknowledged message again before it reconnects. So a second
+// connection stands watch, and the component lives only as long as that one.
+func MQTT() Broker {
+	return Broker{New: mqtt3.NewMQTTPubSub, Required: []string{"url"}, Prepare: freshClientID, Watch: watchMQTT, Renew: true}
+}
+
+// Redis is Dapr's redis. It can be pinged, and must not be left alone without its server: it logs an error at every turn.
+func Redis() Broker {
+	return Broker{New: redis.NewRedisStreams, Required: []string{"redisHost"}}
+}
+
+// RabbitMQ is Dapr's rabbitmq. It reconnects by itself, and says "published" when its caller's time is over, which Publish here corrects.
+func RabbitMQ() Broker {
+	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}}
+}
+
+// Kafka is Dapr's kafka. It reconnects by itself.
+func Kafka() Broker {
+	return Broker{New: kafka.NewKafka, Required: []string{"brokers"}}
+}
+
+// freshClientID gives each connection without a session an id of its own: a client left behind by a failed Init would otherwise take
+// turns with its successor in throwing each other out. With a session the id is the session and stays.
+func freshClientID(props map[string]string) {
+	if clean, _ := strconv.ParseBool(props["cleanSession"]); clean {
+		props["consumerID"] += "-" + strconv.FormatUint(rand.Uint64(), 36)
+	}
+}
+
+// watchMQTT connects a client that does nothing but notice the loss of its connection.
+func watchMQTT(ctx context.Context, props map[string]string) (<-chan struct{}, func(), error) {
+	u, err := url.Parse(props["url"])
+	if err != nil {
+		return nil, nil, errors.New("url is not a URL") // the library's error would quote a password
+	}
+	conf, err := tlsConfig(props)
+	if err != nil {
+		return nil, nil, err
+	}
+	lost := make(chan struct{})
+	var once sync.Once
+	opts := mqtt.NewClientOptions().
+		AddBroker(scheme(u) + "://" + u.Host).
+		SetClientID(props["consumerID"] + "-watch").
+		SetCleanSession(true).
+		SetAutoReconnect(false).
+		SetConnectTimeout(10 * time.Second).
+		SetKeepAlive(15 * time.Second).
+		SetPingTimeout(10 * time.Second).
+		SetTLSConfig(conf).
+		SetConnectionLostHandler(func(mqtt.Client, error) { once.Do(func() { close(lost) }) })
+	opts.SetUsername(u.User.Username())
+	if p, ok := u.User.Password(); ok {
+		opts.SetPassword(p)
+	}
+	client := mqtt.NewClient(opts)
+	stop := func() { client.Disconnect(0) }
+	token := client.Connect()
+	select {
+	case <-token.Done():
+		err = token.Error()
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("connect to %s: %w", u.Host, err)
+	}
+	return lost, stop, nil
+}
+
+func tlsConfig(props map[string]string) (*tls.Config, error) {
+	p, err := pubsub.TLS(props)
+	if err != nil {
+		return nil, err
+	}
+	return pubsub.ConvertTLSPropertiesToTLSConfig(p)
+}
+
+// scheme is what Dapr's component makes of the URL's.
+func scheme(u *url.URL) string {
+	switch strings.ToLower(u.Scheme) {
+	case "mqtts", "tcps", "tls":
+		return "ssl"
+	case "mqtt":
+		return "tcp"
+	}
+	return u.Scheme
+}
