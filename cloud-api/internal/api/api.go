@@ -1,0 +1,153 @@
+// Package api is what people and programs ask the cloud: agents, their ledgers,
+// readings, and enrolment. It reads the store and never changes it, but for
+// enrolment, and answers every error as a problem document.
+package api
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/gofiber/fiber/v2/middleware/adaptor"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/problem"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// Store is what the API reads.
+type Store interface {
+	Agent(ctx context.Context, name string) (store.Agent, error)
+	Agents(ctx context.Context, after string, limit int) ([]store.Agent, error)
+	Epochs(ctx context.Context, agent string, below telemetry.Epoch, limit int) ([]store.Epoch, error)
+	Readings(ctx context.Context, q store.Query) (store.Page, error)
+	Topics(ctx context.Context, agent, after string, limit int) ([]store.Topic, error)
+	Quarantine(ctx context.Context, below int64, limit int) ([]store.Quarantined, error)
+	QuarantinedFrame(ctx context.Context, id int64) (store.Quarantined, error)
+}
+
+// Enroller lets devices in.
+type Enroller interface {
+	Enrol(ctx context.Context, r telemetry.EnrolRequest) (telemetry.EnrolResponse, error)
+}
+
+// Options is what a Server needs.
+type Options struct {
+	Store     Store
+	Enroller  Enroller
+	Ready     func(ctx context.Context) error // why the server is not ready; nil when it is
+	Access    Access
+	Dashboard func(fiber.Router) error
+	Version   string
+	Logger    *slog.Logger
+	Gatherer  prometheus.Gatherer
+}
+
+// Server is the public listener.
+type Server struct {
+	opt   Options
+	fiber *fiber.App
+}
+
+// requestTime bounds the work on one request.
+const requestTime = 10 * time.Second
+
+// New returns a Server; Serve starts it. It fails when the dashboard does.
+func New(o Options) (*Server, error) {
+	s := &Server{opt: o}
+	s.fiber = fiber.New(fiber.Config{
+		BodyLimit: 64 << 10, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		ReadBufferSize:        16 << 10, // headers: tokens of an identity provider are several KiB
+		DisableStartupMessage: true, ErrorHandler: problem.Handler(o.Logger),
+		StreamRequestBody: false,
+	})
+	s.fiber.Use(requestID, accessLog(o.Logger), problem.Recover(o.Logger), securityHeaders)
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) routes() error {
+	f := s.fiber
+	f.Get("/healthz", func(c *fiber.Ctx) error { return c.SendString("ok\n") })
+	f.Get("/readyz", s.readyz)
+	f.Post("/v1/enrol", s.enrol)
+	f.Use(s.opt.Access.Check)
+	f.Get("/metrics", adaptor.HTTPHandler(promhttp.HandlerFor(s.opt.Gatherer, promhttp.HandlerOpts{})))
+	f.Get("/v1/agents", s.agents)
+	f.Get("/v1/agents/:id", s.agent)
+	f.Get("/v1/agents/:id/topics", s.topics)
+	f.Get("/v1/readings", s.readings)
+	f.Get("/v1/quarantine", s.quarantine)
+	f.Get("/v1/quarantine/:id", s.quarantined)
+	var err error
+	if s.opt.Dashboard != nil {
+		err = s.opt.Dashboard(f)
+	}
+	f.Use(func(*fiber.Ctx) error { return problem.New(http.StatusNotFound, "there is nothing at this address") })
+	return err
+}
+
+// Serve answers on ln until Shutdown.
+func (s *Server) Serve(ln net.Listener) error { return s.fiber.Listener(ln) }
+
+// Shutdown stops listening and waits for the requests in hand.
+func (s *Server) Shutdown(ctx context.Context) error { return s.fiber.ShutdownWithContext(ctx) }
+
+func (s *Server) readyz(c *fiber.Ctx) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := s.opt.Ready(ctx); err != nil {
+		return problem.New(http.StatusServiceUnavailable, "not ready: "+err.Error())
+	}
+	return c.SendString("ready\n")
+}
+
+// work gives a request's work its time limit.
+func work() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), requestTime)
+}
+
+// failure maps the store's errors to problems; others stay errors and are
+// logged.
+func failure(err error) error {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return problem.New(http.StatusNotFound, "not known here")
+	case errors.Is(err, store.ErrCursor):
+		return problem.New(http.StatusBadRequest, "cursor: want the `next` of the page before, unchanged")
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem.New(http.StatusServiceUnavailable, fmt.Sprintf("the answer took longer than %s: narrow it by agent, topic or time", requestTime))
+	case errors.Is(err, store.ErrUnavailable):
+		return problem.New(http.StatusServiceUnavailable, "the database is not available; try again in some seconds")
+	}
+	return err
+}
+
+func (s *Server) enrol(c *fiber.Ctx) error {
+	req, err := telemetry.ParseEnrolRequest(c.Request().Body())
+	if err != nil {
+		return problem.New(http.StatusBadRequest, err.Error())
+	}
+	ctx, cancel := work()
+	defer cancel()
+	resp, err := s.opt.Enroller.Enrol(ctx, req)
+	switch {
+	case errors.Is(err, store.ErrToken), errors.Is(err, telemetry.ErrEnrol):
+		s.opt.Logger.Warn("api: enrolment refused", "agent", req.Agent, "token", req.TokenID, "error", err)
+		return problem.New(http.StatusForbidden, "the token is unknown, expired, used up or not for this agent: make a new one with `cloud-api token create`")
+	case err != nil:
+		return failure(err)
+	}
+	s.opt.Logger.Info("api: agent enrolled", "agent", req.Agent, "token", req.TokenID, "key", telemetry.Fingerprint(ed25519.PublicKey(req.PublicKey)))
+	return c.JSON(resp)
+}

@@ -1,0 +1,229 @@
+// Package server builds the cloud from its parts and runs them together: it is
+// the only place that knows all of them.
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/api"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/dapr"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/dashboard"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/ingest"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/keys"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/receipts"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
+)
+
+// stopTime bounds the graceful stop: shorter than the 30 s that Kubernetes and
+// systemd leave before they kill.
+const stopTime = 20 * time.Second
+
+// Server is the whole cloud, listening. Run makes it work.
+type Server struct {
+	cfg      config.Config
+	log      *slog.Logger
+	store    store.Store
+	pub      *dapr.Publisher
+	ingest   *ingest.Service
+	receipts *receipts.Service
+	api      *api.Server
+	app      *dapr.App
+
+	public, private net.Listener
+	stopping        atomic.Bool
+}
+
+var (
+	errStopping = errors.New("shutting down")
+	errStore    = errors.New("the database is not usable")
+)
+
+// OpenStore opens the database that the configuration names.
+func OpenStore(ctx context.Context, c config.Store, log *slog.Logger) (store.Store, error) {
+	if c.Postgres.DSNFile != "" {
+		return nil, errors.New("store.postgres: not in this build")
+	}
+	return sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Logger: log})
+}
+
+// Open opens the database and the keys, and listens. What it returns has to be
+// run, which also closes it.
+func Open(ctx context.Context, c config.Config, version string, log *slog.Logger) (s *Server, err error) {
+	s = &Server{cfg: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	ring, err := keys.Open(c.Keys.Dir, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("open keys: %w", err)
+	}
+	if s.store, err = OpenStore(ctx, c.Store, log); err != nil {
+		return nil, err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.build(ring, version, reg); err != nil {
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	log.Info("server: open", "version", version, "public", s.public.Addr().String(), "app", s.private.Addr().String(), "root", ring.Fingerprint())
+	return s, nil
+}
+
+func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry) error {
+	daprToken, err := config.Secret(s.cfg.Dapr.TokenFile)
+	if err != nil {
+		return err
+	}
+	appToken, err := config.Secret(s.cfg.App.TokenFile)
+	if err != nil {
+		return err
+	}
+	var access api.Access
+	if f := s.cfg.Public.Access.TokensFile; f != "" {
+		if access, err = api.ReadAccess(f); err != nil {
+			return err
+		}
+	}
+	if s.pub, err = dapr.NewPublisher(s.cfg.Dapr.Address, s.cfg.Dapr.PubSub, daprToken); err != nil {
+		return err
+	}
+	s.receipts = receipts.New(receipts.Options{
+		Cloud: s.cfg.Name, Ledger: s.store, Publisher: s.pub, Signer: ring.Receipt, Logger: s.log, Registerer: reg,
+		Load: func() float64 { return s.ingest.Load() },
+	})
+	s.ingest = ingest.New(ingest.Options{Store: s.store, Receipts: s.receipts, InHand: s.cfg.App.InHand, Logger: s.log, Registerer: reg})
+	s.app = dapr.NewApp(dapr.AppOptions{Taker: s.ingest, Token: appToken, Ready: func() bool { return !s.stopping.Load() }, Logger: s.log})
+	s.api, err = api.New(api.Options{
+		Store: s.store, Enroller: &enrol.Service{Cloud: s.cfg.Name, Root: ring.Root, Store: s.store}, Ready: s.ready, Access: access,
+		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
+	})
+	return err
+}
+
+func (s *Server) listen() (err error) {
+	if s.public, err = net.Listen("tcp", s.cfg.Public.Listen); err != nil {
+		return fmt.Errorf("public.listen: %w", err)
+	}
+	if s.private, err = net.Listen("tcp", s.cfg.App.Listen); err != nil {
+		return fmt.Errorf("app.listen: %w", err)
+	}
+	return nil
+}
+
+// ready returns why the server should get no traffic.
+func (s *Server) ready(ctx context.Context) error {
+	if s.stopping.Load() {
+		return errStopping
+	}
+	if err := s.store.Ping(ctx); err != nil {
+		s.log.Warn("server: not ready", "error", err)
+		return errStore
+	}
+	return nil
+}
+
+// PublicAddr and AppAddr return where the server listens.
+func (s *Server) PublicAddr() string { return s.public.Addr().String() }
+
+// AppAddr returns where the sidecar is listened to.
+func (s *Server) AppAddr() string { return s.private.Addr().String() }
+
+// Run serves until ctx ends or a part fails. It then stops in the order of the
+// way of a reading: no new events, the frames in hand committed, their receipts
+// sent, the database closed.
+func (s *Server) Run(ctx context.Context) error {
+	receiptsCtx, stopReceipts := context.WithCancel(context.Background())
+	defer stopReceipts()
+	ended := make(chan error, 3)
+	receiptsEnded := make(chan error, 1)
+	go func() { receiptsEnded <- s.receipts.Run(receiptsCtx) }()
+	go func() { ended <- serving("public.listen", s.api.Serve(s.public)) }()
+	go func() { ended <- serving("app.listen", s.app.Serve(s.private)) }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+	}
+	s.stopping.Store(true)
+	s.log.Info("server: stopping")
+	stop, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	err = errors.Join(err, shutdown("app", s.app.Shutdown(stop)))
+	stopReceipts()
+	err = errors.Join(err, <-receiptsEnded, shutdown("api", s.api.Shutdown(stop)), s.close())
+	s.log.Info("server: stopped")
+	return err
+}
+
+func serving(key string, err error) error {
+	if err == nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
+
+func shutdown(what string, err error) error {
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return fmt.Errorf("stop %s: %w", what, err)
+}
+
+// close closes what Open opened, as far as it came.
+func (s *Server) close() error {
+	var errs []error
+	for _, ln := range []net.Listener{s.public, s.private} {
+		if ln == nil {
+			continue
+		}
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.pub != nil {
+		errs = append(errs, s.pub.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// CreateToken makes an enrolment token, in the database of a server that may be
+// running.
+func CreateToken(ctx context.Context, c config.Config, g enrol.Grant, log *slog.Logger) (token string, err error) {
+	ring, err := keys.Open(c.Keys.Dir, time.Now())
+	if err != nil {
+		return "", fmt.Errorf("open keys: %w", err)
+	}
+	st, err := OpenStore(ctx, c.Store, log)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	t, err := enrol.Create(ctx, st, ring.Root.Public().(ed25519.PublicKey), g, time.Now())
+	if err != nil {
+		return "", err
+	}
+	return t.String(), nil
+}

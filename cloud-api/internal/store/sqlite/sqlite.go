@@ -1,0 +1,129 @@
+// Package sqlite keeps everything in one SQLite file: the store for one small
+// server. It writes with synchronous=FULL through one connection, so what Commit
+// answered is on the disk, and readers never wait for the writer.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"modernc.org/sqlite" // registers the driver
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+)
+
+//go:embed schema.sql
+var schema string
+
+// schemaVersion is PRAGMA user_version of a file with the schema above.
+const schemaVersion = 1
+
+// Options says where the store is. Zero values have their defaults.
+type Options struct {
+	Path    string // of the file; its folder is made when it is missing
+	Readers int    // connections that read; 0: 4
+	Samples int    // rejected events to keep; 0: 1 000
+	Logger  *slog.Logger
+}
+
+// Store is a store.Store in one SQLite file.
+type Store struct {
+	opt   Options
+	read  *sql.DB
+	write *writer
+
+	close sync.Once
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the file, makes it when it is missing and brings its schema up to
+// date. It fails when the file cannot be written, is no database, or was made
+// by a newer version.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Readers <= 0 {
+		o.Readers = 4
+	}
+	if o.Samples <= 0 {
+		o.Samples = 1000
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+		return nil, fmt.Errorf("make database folder: %w", err)
+	}
+	w, err := openWriter(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", o.Path, err)
+	}
+	read, err := sql.Open("sqlite", dsn(o.Path, "query_only(1)", "cache_size(-16384)"))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", o.Path, err), w.stop())
+	}
+	read.SetMaxOpenConns(o.Readers)
+	read.SetMaxIdleConns(o.Readers)
+	return &Store{opt: o, read: read, write: w}, nil
+}
+
+// dsn names the file with what every connection needs: the write-ahead log
+// synced at each commit, and patience with another process's short write.
+func dsn(path string, more ...string) string {
+	q := url.Values{"_pragma": append([]string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)"}, more...)}
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
+}
+
+// Close finishes the commits in hand, then closes the file. Later calls of
+// every method return store.ErrUnavailable.
+func (s *Store) Close() error {
+	var err error
+	s.close.Do(func() { err = errors.Join(s.write.stop(), s.read.Close()) })
+	return err
+}
+
+// Ping commits an empty transaction.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.write.do(ctx, func(*session) error { return nil })
+}
+
+// migrate makes the schema in a new file and refuses one from the future.
+func migrate(ctx context.Context, c *sql.Conn) error {
+	var v int
+	if err := c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	switch {
+	case v == schemaVersion:
+		return nil
+	case v > schemaVersion:
+		return fmt.Errorf("schema version %d is from a newer cloud-api; this one knows %d", v, schemaVersion)
+	}
+	_, err := c.ExecContext(ctx, fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version=%d; COMMIT;", schema, schemaVersion))
+	if err != nil {
+		_, _ = c.ExecContext(ctx, "ROLLBACK") // the error above is the one to tell
+		return fmt.Errorf("make schema: %w", err)
+	}
+	return nil
+}
+
+// unavailable marks what may succeed later: everything that the database says,
+// but for a broken statement of ours.
+func unavailable(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG:
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+}

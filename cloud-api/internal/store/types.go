@@ -1,0 +1,262 @@
+package store
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// Totals are sums over the epochs of an agent.
+type Totals struct {
+	Held        uint64
+	Expired     uint64
+	Quarantined uint64
+	Lost        uint64
+	OnDevice    uint64
+	Missing     uint64 // below the device's lowest and not explained yet
+}
+
+// Agent is one device as the cloud knows it.
+type Agent struct {
+	ID         int64
+	Name       string
+	Key        ed25519.PublicKey
+	EnrolledAt time.Time
+	FirstSeen  time.Time // zero before its first frame
+	LastSeen   time.Time
+	Revision   uint64
+
+	Totals
+	Readings    uint64 // rows ever inserted
+	Redelivered uint64 // of them with the DUP flag: a publisher sent again
+	OpenEpochs  uint64 // as the device last said
+
+	Lead        telemetry.Epoch // the epoch that advanced last
+	LeadMark    uint64          // its watermark
+	LeadTurns   uint64          // how often an older epoch advanced after a newer one
+	Unexplained uint64          // seqs that are a hole for good
+	Alarms      []Alarm
+}
+
+// The kinds of alarm.
+const (
+	AlarmHole     = "hole"      // seqs are gone from the device and nothing says why
+	AlarmClone    = "clone"     // two epochs of one agent advance at the same time
+	AlarmWentBack = "went-back" // the cloud holds more of an epoch than its successor knows
+	AlarmClaims   = "claims"    // the device said something that cannot be
+	AlarmReplaced = "replaced"  // the device began anew and forgot epochs that were still on it
+)
+
+// Alarm is something that a person should look at. One of a kind is kept for
+// each agent and epoch.
+type Alarm struct {
+	Kind   string
+	Epoch  telemetry.Epoch
+	Detail string // a sentence
+	First  time.Time
+	Last   time.Time
+	Count  uint64
+}
+
+// MaxAlarms bounds the alarms of a kind that an agent is listed with.
+const MaxAlarms = 100
+
+// AddHole adds the alarm that an epoch is, when what misses of it is a hole.
+func (a *Agent) AddHole(e *Epoch) {
+	missing := e.Ledger.Missing()
+	if !e.Hole {
+		return
+	}
+	n := missing.Count()
+	a.Unexplained += n
+	a.Alarms = append(a.Alarms, Alarm{
+		Kind: AlarmHole, Epoch: e.Epoch, First: e.Ledger.Device.Seen, Last: e.Ledger.Device.Seen, Count: 1,
+		Detail: fmt.Sprintf("%d records of epoch %s, the first of them seq %d, are gone from the device and nothing says why", n, e.Epoch, missing[0].First),
+	})
+}
+
+// Epoch is one ledger as listed.
+type Epoch struct {
+	Epoch      telemetry.Epoch
+	Ledger     *ledger.Epoch
+	Hole       bool // what misses is a hole for good
+	ReceivedAt time.Time
+}
+
+// Reading is one row.
+type Reading struct {
+	Agent     string
+	Epoch     telemetry.Epoch
+	Seq       uint64
+	Topic     string
+	QoS       uint8
+	Dup       bool
+	Retained  bool
+	Payload   []byte
+	Recorded  int64 // Unix nanoseconds by the device's clock
+	Corrected int64 // Unix nanoseconds, best known true time
+	Received  int64 // Unix nanoseconds by the cloud's clock
+}
+
+// Query selects readings. Order is by agent name, epoch and seq; Desc turns
+// epoch and seq round within each agent.
+type Query struct {
+	Agent  string // exact; empty: all
+	Topic  string // MQTT topic filter; empty: all
+	From   int64  // corrected time, Unix nanoseconds, inclusive; 0: no bound
+	To     int64  // exclusive; 0: no bound
+	Limit  int
+	Cursor string
+	Desc   bool
+	Allow  func(agent string) bool // nil: all
+}
+
+// Page is what a query found. Next is empty at the end. A page may be shorter
+// than the limit, even empty, and still have a Next: one call looks at a bounded
+// number of rows.
+type Page struct {
+	Readings []Reading
+	Next     string
+}
+
+// Topic is one topic of an agent.
+type Topic struct {
+	ID   int64
+	Name string
+	Last int64 // corrected time of the newest, Unix nanoseconds; 0 when none is left
+}
+
+// Token lets an agent enrol. Only the hash of its secret is kept.
+type Token struct {
+	ID         string
+	SecretHash [32]byte
+	Agent      string // the only agent it is for; empty: any, or any with Prefix
+	Prefix     string // of the agent ids a fleet token is for
+	Uses       int    // how many keys it may enrol
+	Used       int
+	Expires    time.Time
+	Created    time.Time
+}
+
+// Rejected is an event that nobody's signature vouches for.
+type Rejected struct {
+	Agent    string // as claimed; may be anything, even empty
+	Why      string
+	Raw      []byte // cut to a sample by the store
+	Received time.Time
+}
+
+// Quarantined is a frame kept raw, or a sample of a rejected event.
+type Quarantined struct {
+	ID       int64
+	Agent    string
+	Trusted  bool // the signature was good, and the seqs count as held
+	Epoch    telemetry.Epoch
+	Seqs     telemetry.Range
+	Why      string
+	Size     int
+	Received time.Time
+	Raw      []byte // only in QuarantinedFrame
+}
+
+// Cursor is a place in the order of readings: right after the row named, or
+// right before it when the query is Desc.
+type Cursor struct {
+	Agent string `json:"a"`
+	Epoch string `json:"e"`
+	Seq   uint64 `json:"s"`
+}
+
+// String returns the cursor as an opaque word for a URL.
+func (c Cursor) String() string {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic("BUG: cursor: " + err.Error())
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// ParseCursor reads what String returned; it returns ErrCursor otherwise.
+func ParseCursor(s string) (c Cursor, e telemetry.Epoch, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return c, e, fmt.Errorf("%w: %w", ErrCursor, err)
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, e, fmt.Errorf("%w: %w", ErrCursor, err)
+	}
+	if c.Epoch == "" {
+		return c, e, nil
+	}
+	if e, err = telemetry.ParseEpoch(c.Epoch); err != nil {
+		return c, e, fmt.Errorf("%w: %w", ErrCursor, err)
+	}
+	return c, e, nil
+}
+
+// MatchTopic reports whether an MQTT topic filter matches a topic: + stands for
+// one level, # for the rest, and neither matches a topic that begins with $ at
+// the first level.
+func MatchTopic(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && filter != "" && (filter[0] == '+' || filter[0] == '#') {
+		return false
+	}
+	for {
+		f, frest, fmore := strings.Cut(filter, "/")
+		if f == "#" {
+			return true
+		}
+		t, trest, tmore := strings.Cut(topic, "/")
+		if f != "+" && f != t {
+			return false
+		}
+		switch {
+		case !fmore && !tmore:
+			return true
+		case fmore && !tmore:
+			return frest == "#" // a/# matches a too
+		case !fmore:
+			return false
+		}
+		filter, topic = frest, trest
+	}
+}
+
+// ValidFilter reports whether s is an MQTT topic filter.
+func ValidFilter(s string) bool {
+	if s == "" || len(s) > telemetry.MaxTopic {
+		return false
+	}
+	levels := strings.Split(s, "/")
+	for i, l := range levels {
+		if strings.Contains(l, "#") && (l != "#" || i != len(levels)-1) {
+			return false
+		}
+		if strings.Contains(l, "+") && l != "+" {
+			return false
+		}
+	}
+	return true
+}
+
+// Check returns ErrToken unless the token may enrol the agent at that time.
+// again says that it enrolled the same agent with the same key before.
+func (t *Token) Check(agent string, again bool, at time.Time) error {
+	switch {
+	case at.After(t.Expires):
+		return fmt.Errorf("%w: expired at %s", ErrToken, t.Expires.Format(time.RFC3339))
+	case t.Agent != "" && t.Agent != agent:
+		return fmt.Errorf("%w: it is for agent %s", ErrToken, t.Agent)
+	case !strings.HasPrefix(agent, t.Prefix):
+		return fmt.Errorf("%w: it is for agents whose id begins with %s", ErrToken, t.Prefix)
+	case !again && t.Used >= t.Uses:
+		return fmt.Errorf("%w: used up", ErrToken)
+	}
+	return nil
+}

@@ -1,0 +1,219 @@
+// Command cloud-api takes the frames of edge agents into a database, answers
+// them with signed receipts, and shows what it holds.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// version is set by the linker: -X main.version=1.2.3.
+var version string
+
+const usage = `usage: cloud-api COMMAND [--config FILE] …
+
+  run                    serve until a signal
+  check                  validate the configuration and exit
+  migrate                bring the database's schema up to date and exit
+  token create           make an enrolment token and print it
+    --agent NAME         the only agent it is for
+    --prefix P           agents whose id begins with P
+    --uses N             how many devices it enrols (default 1)
+    --ttl 1h             until it expires (default 1h)
+  access create NAME     make an access token: print it, and the line for public.access.tokens_file on standard error
+  version                print the version
+`
+
+// The exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errUsage is returned for a command line or a configuration that is wrong.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills at once
+	err := command(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "cloud-api:", err)
+		os.Exit(exitFailed)
+	}
+}
+
+// command runs one command line.
+func command(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%w\n%s", errUsage, usage)
+	}
+	name, rest := args[0], args[1:]
+	switch name {
+	case "run":
+		return withConfig(name, rest, environ, errOut, nil, func(c config.Config, log *slog.Logger) error { return run(ctx, c, log) })
+	case "check":
+		return withConfig(name, rest, environ, errOut, nil, func(config.Config, *slog.Logger) error {
+			_, err := fmt.Fprintln(out, "the configuration is valid")
+			return err
+		})
+	case "migrate":
+		return withConfig(name, rest, environ, errOut, nil, func(c config.Config, log *slog.Logger) error { return migrate(ctx, c, log, out) })
+	case "token":
+		return token(ctx, rest, environ, out, errOut)
+	case "access":
+		return access(rest, out, errOut)
+	case "version", "--version", "-version":
+		_, err := fmt.Fprintln(out, "cloud-api", versionText())
+		return err
+	case "help", "--help", "-h":
+		_, err := fmt.Fprint(out, usage)
+		return err
+	}
+	return fmt.Errorf("%w: unknown command %q\n%s", errUsage, name, usage)
+}
+
+// withConfig parses the flags, reads the configuration and calls f.
+func withConfig(name string, args, environ []string, errOut io.Writer, more func(*flag.FlagSet), f func(config.Config, *slog.Logger) error) error {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(errOut)
+	file := fs.String("config", "", "the configuration `FILE`")
+	if more != nil {
+		more(fs)
+	}
+	if err := fs.Parse(args); err != nil {
+		return errors.Join(errUsage, err)
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("%w: unexpected argument %q", errUsage, fs.Arg(0))
+	}
+	c, warnings, err := config.Load(*file, environ)
+	if err != nil {
+		return errors.Join(errUsage, err)
+	}
+	log := logger(c.Log, errOut)
+	for _, w := range warnings {
+		log.Warn("config: setting ignored", "reason", w)
+	}
+	return f(c, log)
+}
+
+func logger(c config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		panic("BUG: log level was validated: " + err.Error())
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+func run(ctx context.Context, c config.Config, log *slog.Logger) error {
+	s, err := server.Open(ctx, c, versionText(), log)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// migrate opens the database, which brings its schema up to date.
+func migrate(ctx context.Context, c config.Config, log *slog.Logger, out io.Writer) error {
+	st, err := server.OpenStore(ctx, c.Store, log)
+	if err != nil {
+		return err
+	}
+	if err := st.Close(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "the schema is up to date")
+	return err
+}
+
+func token(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	if len(args) == 0 || args[0] != "create" {
+		return fmt.Errorf("%w: cloud-api token create [--agent NAME] [--ttl 1h] [--uses N --prefix P]", errUsage)
+	}
+	var g enrol.Grant
+	flags := func(fs *flag.FlagSet) {
+		fs.StringVar(&g.Agent, "agent", "", "the only agent it is for")
+		fs.StringVar(&g.Prefix, "prefix", "", "agents whose id begins with this")
+		fs.IntVar(&g.Uses, "uses", 1, "how many devices it enrols")
+		fs.DurationVar(&g.TTL, "ttl", time.Hour, "until it expires")
+	}
+	return withConfig("token create", args[1:], environ, errOut, flags, func(c config.Config, log *slog.Logger) error {
+		if err := checkGrant(g); err != nil {
+			return err
+		}
+		text, err := server.CreateToken(ctx, c, g, log)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(out, text)
+		return err
+	})
+}
+
+func checkGrant(g enrol.Grant) error {
+	switch {
+	case g.Agent != "" && g.Prefix != "":
+		return fmt.Errorf("%w: --agent and --prefix exclude each other", errUsage)
+	case g.Agent != "" && telemetry.ValidateAgent(g.Agent) != nil:
+		return fmt.Errorf("%w: --agent = %q: want 1 to 63 of a-z, 0-9 and -", errUsage, g.Agent)
+	case g.Prefix != "" && telemetry.ValidateAgent(g.Prefix) != nil:
+		return fmt.Errorf("%w: --prefix = %q: want 1 to 63 of a-z, 0-9 and -", errUsage, g.Prefix)
+	case g.Uses < 1 || g.Uses > 1 && g.Agent != "":
+		return fmt.Errorf("%w: --uses = %d: want 1, or more for a fleet without --agent", errUsage, g.Uses)
+	case g.TTL <= 0:
+		return fmt.Errorf("%w: --ttl = %s: want more than 0", errUsage, g.TTL)
+	}
+	return nil
+}
+
+// access makes an access token. Only its hash is to be kept.
+func access(args []string, out, errOut io.Writer) error {
+	if len(args) != 2 || args[0] != "create" {
+		return fmt.Errorf("%w: cloud-api access create NAME", errUsage)
+	}
+	text := rand.Text()
+	sum := sha256.Sum256([]byte(text))
+	if _, err := fmt.Fprintf(errOut, "line for public.access.tokens_file:\n%s %s\n", hex.EncodeToString(sum[:]), args[1]); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, text)
+	return err
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
