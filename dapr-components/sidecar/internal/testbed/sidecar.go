@@ -1,0 +1,108 @@
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dapr/go-sdk/client"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// daprdBinary builds the sidecar, or takes the one that HOLDFAST_DAPRD names.
+var daprdBinary = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("HOLDFAST_DAPRD"); path != "" {
+		return path, nil
+	}
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "holdfast-daprd-")
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "daprd")
+	_, err = goCommand(context.Background(), root, "build", "-o", out, ".")
+	return out, err
+})
+
+// RemoveBinary deletes what Sidecar built. TestMain calls it last.
+func RemoveBinary() {
+	if path, err := daprdBinary(); err == nil && os.Getenv("HOLDFAST_DAPRD") == "" {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+}
+
+// Sidecar is a running daprd.
+type Sidecar struct {
+	*Process
+	t        testing.TB
+	HTTPPort int
+	GRPCPort int
+}
+
+// NewSidecar starts a daprd with the resources of a folder and waits until its API answers. appPort 0: no app.
+func NewSidecar(t testing.TB, appID, resources string, appPort int, env ...string) *Sidecar {
+	t.Helper()
+	bin, err := daprdBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Sidecar{t: t, HTTPPort: FreePort(t), GRPCPort: FreePort(t)}
+	args := []string{
+		"--app-id", appID, "--resources-path", resources,
+		"--dapr-http-port", strconv.Itoa(s.HTTPPort), "--dapr-grpc-port", strconv.Itoa(s.GRPCPort),
+		"--dapr-internal-grpc-port", strconv.Itoa(FreePort(t)), "--dapr-listen-addresses", "127.0.0.1",
+		"--placement-host-address=", "--scheduler-host-address=", "--enable-metrics=false",
+	}
+	if appPort != 0 {
+		args = append(args, "--app-port", strconv.Itoa(appPort), "--app-protocol", "http")
+	}
+	s.Process = Start(t, env, bin, args...)
+	Eventually(t, 30*time.Second, appID+": the sidecar is healthy", func() bool {
+		if !s.Alive() {
+			t.Fatalf("daprd ended at once:\n%s", s.out.tail(3000))
+		}
+		return s.Healthy()
+	})
+	return s
+}
+
+// Healthy asks the sidecar's own health.
+func (s *Sidecar) Healthy() bool {
+	c := http.Client{Timeout: 2 * time.Second}
+	r, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz", s.HTTPPort))
+	if err != nil {
+		return false
+	}
+	defer r.Body.Close()
+	return r.StatusCode == http.StatusNoContent
+}
+
+// Client is Dapr's own client over a connection that is made when it is used.
+func (s *Sidecar) Client() client.Client {
+	s.t.Helper()
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", s.GRPCPort), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+	return client.NewClientWithConnection(conn)
+}
+
+// RSS is the sidecar's resident memory in bytes, and the part of it that is no file.
+func (s *Sidecar) RSS() (total, anon int64) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return kilobytes(b, "VmRSS:"), kilobytes(b, "RssAnon:")
+}
