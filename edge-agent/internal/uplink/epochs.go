@@ -9,10 +9,9 @@ import (
 )
 
 const (
-	// working bounds the epochs besides our own that are worked on at a time: a
-	// few hundred bytes each, and enough to fill a window with the few records
-	// that each of ten thousand short lives left.
-	working = 128
+	// working bounds the epochs besides our own that are worked on at a time. With
+	// our own and a page in rotation they are as many as one receipt answers for.
+	working = telemetry.MaxEpochs - 1 - page
 
 	refreshMin = 50 * time.Millisecond // between two looks at the outbox's list, when the work ran out
 	refreshMax = time.Second           // the same, when nothing happens

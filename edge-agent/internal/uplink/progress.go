@@ -11,13 +11,19 @@ func (u *Uplink) setMode(m Mode) {
 	}
 	before := u.mode
 	u.mode = m
-	switch m {
-	case Offline:
-		u.log.Warn("uplink: cannot publish, retrying", "error", u.link.err)
-	case Unanswered, Revoked, Held:
-		u.log.Warn("uplink: waiting", "mode", m)
-	default:
-		u.log.Info("uplink: mode", "mode", m, "before", before)
+	switch {
+	case m == Offline:
+		u.log.Warn("uplink: cannot publish, retrying", "error", u.link.err, "unconfirmed", u.epochs.pending)
+	case m == Unanswered:
+		u.log.Warn("uplink: no receipts, keeping everything", "last_receipt", u.cloud.at, "unconfirmed", u.epochs.pending)
+	case m == Revoked:
+		u.log.Error("uplink: revoked, keeping everything", "cloud", u.cloud.id)
+	case m == Unenrolled:
+		u.log.Warn("uplink: not enrolled, keeping everything")
+	case before == Offline || before == Unanswered || before == Revoked || before == Unenrolled:
+		u.log.Info("uplink: recovered", "from", before, "mode", m, "unconfirmed", u.epochs.pending)
+	default: // the pace changes with every receipt: not worth a line each
+		u.log.Debug("uplink: mode", "from", before, "mode", m)
 	}
 }
 
@@ -26,7 +32,7 @@ func (u *Uplink) modeNow(now time.Time) Mode {
 	switch {
 	case u.cloud.revoked:
 		return Revoked
-	case u.link.fails > 0:
+	case u.link.fails > 1: // one failure is no state yet
 		return Offline
 	case now.Before(u.cloud.holdUntil):
 		return Held
@@ -86,24 +92,4 @@ func (u *Uplink) wake(now time.Time) time.Time {
 		}
 	}
 	return next
-}
-
-// publish copies the state for Status and the gauges.
-func (u *Uplink) publish() {
-	s := Status{
-		Mode: u.mode, InFlight: u.inFlight(), Window: u.win.limit(), CloudWindow: u.win.cloud,
-		RoundTrip: u.win.srtt, BytesPerSecond: u.win.rate, Unconfirmed: u.epochs.pending,
-		LastPublish: u.link.lastOK, LastReceipt: u.cloud.at, Cloud: u.cloud.id, Revision: u.cloud.revision,
-		OpenEpochs: u.epochs.listed, Alarms: u.alarms,
-	}
-	if u.link.err != nil {
-		s.Error, s.RetryAt = u.link.err.Error(), u.link.until
-	}
-	u.mu.Lock()
-	u.status = s
-	u.mu.Unlock()
-	u.met.inFlight.Set(float64(s.InFlight))
-	u.met.window.Set(float64(s.Window))
-	u.met.unconfirmed.Set(float64(s.Unconfirmed))
-	u.met.rtt.Set(s.RoundTrip.Seconds())
 }

@@ -73,18 +73,21 @@ func (u *Uplink) receive(ctx context.Context, r telemetry.Receipt) {
 	u.met.receipts.WithLabelValues("good").Inc()
 	u.cloud.accept(r, now)
 	u.alarms.clear(AlarmReceipt)
+	if u.alarms.clear(AlarmRevoked); r.Revoked {
+		u.alarms.raise(AlarmRevoked, "the cloud "+r.Cloud+" takes nothing more from this agent", now)
+	}
 	if back {
 		u.wentBack()
 	}
 	u.win.cloud = int64(min(r.Window, uint64(u.o.MaxWindow)))
+	for _, a := range r.Again { // first, so that Epochs finds what this puts back to work
+		u.again(a, now)
+	}
 	for _, e := range r.Epochs {
 		u.apply(e, now)
 	}
 	for _, x := range r.Rejected {
 		u.reject(x, now)
-	}
-	for _, a := range r.Again {
-		u.again(a, now)
 	}
 }
 
@@ -142,7 +145,9 @@ func (u *Uplink) apply(r telemetry.EpochReceipt, now time.Time) {
 		return // the outbox trimmed it; there is nothing to send of it
 	}
 	e.known, e.saidAt = true, now
-	u.met.confirmed.Add(float64(e.take(r)))
+	n := e.take(r)
+	u.met.confirmed.Add(float64(n))
+	u.pace.confirmed += n
 	done, bytes := e.confirm()
 	u.win.grow(bytes, u.full)
 	for _, f := range done {
@@ -223,20 +228,43 @@ func (u *Uplink) reject(x telemetry.Rejection, now time.Time) {
 // keeps it from being trimmed, or appends a loss record for what it has not.
 func (u *Uplink) again(a telemetry.EpochRange, now time.Time) {
 	e := u.epochs.find(a.Epoch)
-	if e == nil {
-		e = u.epochs.ensure(telemetry.OpenEpoch{Epoch: a.Epoch, Lowest: a.Seqs.First, Durable: a.Seqs.Last, Trimmed: a.Seqs.First - 1})
-		e.known = true
+	missing := ranges{a.Seqs}
+	if e != nil {
+		missing = e.again.missing(a.Seqs) // the rest is on its way
 	}
-	for _, r := range e.again.missing(a.Seqs) {
+	for _, r := range missing {
 		if err := u.o.Outbox.Again(a.Epoch, r); err != nil {
 			u.trouble(fmt.Errorf("give back to the cloud: %w", err), now)
 			return
 		}
 		u.met.again.Add(float64(r.Len()))
-		e.again = e.again.add(r)
-		e.gone = e.gone.sub(r)
-		e.held = e.held.sub(r)
-		e.mark = min(e.mark, r.First-1)
+		u.epochs.due = true
+		if e == nil {
+			e = u.revive(a.Epoch)
+		}
+		if e != nil {
+			e.wanted(r)
+		}
 	}
-	u.epochs.due = true
+}
+
+// revive puts an epoch that was receipted and kept back into the working set.
+// It returns nil when nothing of it is on the device.
+func (u *Uplink) revive(id telemetry.Epoch) *epoch {
+	for _, o := range u.o.Outbox.Epochs() {
+		if o.Epoch == id {
+			e := u.epochs.ensure(o)
+			e.known = true
+			return e
+		}
+	}
+	return nil
+}
+
+// wanted makes r something to be sent.
+func (e *epoch) wanted(r telemetry.Range) {
+	e.again = e.again.add(r)
+	e.gone = e.gone.sub(r)
+	e.held = e.held.sub(r)
+	e.mark = min(e.mark, r.First-1)
 }

@@ -117,6 +117,7 @@ type Uplink struct {
 	mode   Mode
 	alarms alarms
 	quiet  quiet
+	pace   pace
 
 	full        bool      // the window kept something back
 	yield       bool      // nothing new starts before a large frame went
@@ -205,11 +206,12 @@ func (u *Uplink) Run(ctx context.Context) error {
 func (u *Uplink) step(ctx context.Context) time.Time {
 	u.drain(ctx)
 	now := time.Now()
+	u.refresh(now)
 	if u.o.Root() == nil {
 		u.setMode(Unenrolled)
+		u.measure(ctx, now)
 		return now.Add(poll)
 	}
-	u.refresh(now)
 	u.expire(now)
 	u.full = false
 	for ctx.Err() == nil && u.send(ctx, now) {
@@ -217,6 +219,7 @@ func (u *Uplink) step(ctx context.Context) time.Time {
 		now = time.Now()
 	}
 	u.explain(ctx, now)
+	u.measure(ctx, now)
 	u.setMode(u.modeNow(now))
 	return u.wake(now)
 }
