@@ -1,0 +1,76 @@
+// Command bench measures. Every figure it prints was taken in the run that
+// prints it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const help = `Usage: ./scripts/bench WHAT [flags]
+
+  way       the whole way: 10 000 messages/s of 200 bytes at QoS 1 through real
+            programs into the cloud's database. Rates, latencies, memory, CPU time
+            and the size of the agent's binary
+  outbox    the outbox alone: appending, reading, trimming (go test -bench)
+  uplink    the uplink alone: cutting frames and handling receipts (go test -bench)
+  telemetry encoding and decoding of frames (go test -bench)
+  store     the cloud's ingest and store alone (go test -bench)
+
+./scripts/bench WHAT --help lists the flags of each.
+`
+
+// bench is one thing that can be measured.
+type bench struct {
+	name string
+	run  func(ctx context.Context, args []string) error
+}
+
+var benches = []bench{
+	{"way", way},
+	{"outbox", goBench("edge-agent", "./internal/outbox/...")},
+	{"uplink", goBench("edge-agent", "./internal/uplink/...")},
+	{"telemetry", goBench("edge-agent/telemetry", "./...")},
+	{"store", goBench("cloud-api", "./...")},
+}
+
+func main() {
+	if len(os.Args) < 2 || os.Args[1] == "--help" || os.Args[1] == "-h" || os.Args[1] == "help" {
+		fmt.Fprint(os.Stderr, help)
+		if len(os.Args) < 2 {
+			os.Exit(2)
+		}
+		return
+	}
+	for _, b := range benches {
+		if b.name == os.Args[1] {
+			os.Exit(start(b, os.Args[2:]))
+		}
+	}
+	fmt.Fprintf(os.Stderr, "bench: %q is nothing that can be measured\n\n%s", os.Args[1], help)
+	os.Exit(2)
+}
+
+func start(b bench, args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	err := b.run(ctx, args)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, new(usageError)):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	return 1
+}
+
+// usageError is a flag that makes no sense.
+type usageError struct{ error }
