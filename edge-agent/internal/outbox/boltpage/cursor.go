@@ -1,0 +1,185 @@
+package boltpage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+)
+
+// Tree is one bucket of a file.
+type Tree struct {
+	f      *File
+	root   uint64
+	inline *node // a small bucket lies in its parent's page
+}
+
+// Bucket returns a top-level bucket. It returns ErrNoBucket when there is none.
+func (f *File) Bucket(name []byte) (*Tree, error) {
+	t := &Tree{f: f, root: f.meta.Root}
+	c := t.Cursor()
+	k, v, err := c.Floor(name)
+	if err != nil {
+		return nil, fmt.Errorf("find bucket %q: %w", name, err)
+	}
+	if !bytes.Equal(k, name) {
+		return nil, fmt.Errorf("%w: %q", ErrNoBucket, name)
+	}
+	if c.flags&flagBucket == 0 || len(v) < bucketSize {
+		return nil, damaged("%q is not a bucket", name)
+	}
+	root := binary.LittleEndian.Uint64(v)
+	if root != 0 {
+		return &Tree{f: f, root: root}, nil
+	}
+	n, err := parseInline(v[bucketSize:])
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{f: f, inline: &n}, nil
+}
+
+func parseInline(buf []byte) (node, error) {
+	if len(buf) < headerSize {
+		return node{}, damaged("inline bucket of %d bytes", len(buf))
+	}
+	n, over, err := parseHeader(buf, 0)
+	if err != nil {
+		return node{}, err
+	}
+	if over != 0 || !n.leaf {
+		return node{}, damaged("inline bucket is not one leaf")
+	}
+	return n, nil
+}
+
+// Get returns the value of key, or nil when there is none.
+func (t *Tree) Get(key []byte) ([]byte, error) {
+	k, v, err := t.Cursor().Floor(key)
+	if err != nil || !bytes.Equal(k, key) {
+		return nil, err
+	}
+	return v, nil
+}
+
+// Cursor returns a cursor that stands nowhere yet.
+func (t *Tree) Cursor() *Cursor { return &Cursor{t: t} }
+
+// Cursor walks the keys of a tree in order. Keys and values that it returned
+// stay as they are for as long as they are referred to.
+type Cursor struct {
+	t     *Tree
+	stack []frame
+	flags uint32
+}
+
+type frame struct {
+	n node
+	i int
+}
+
+func (c *Cursor) rootNode() (node, error) {
+	if c.t.inline != nil {
+		return *c.t.inline, nil
+	}
+	return c.t.f.page(c.t.root)
+}
+
+// Floor goes to the last key that is at most key, or to the first of all when
+// every one is above. It returns a nil key when the tree is empty.
+func (c *Cursor) Floor(key []byte) (k, v []byte, err error) {
+	return c.descend(func(n node) (int, error) {
+		i, err := n.floor(key)
+		return max(i, 0), err
+	})
+}
+
+// Last goes to the last key. It returns a nil key when the tree is empty.
+func (c *Cursor) Last() (k, v []byte, err error) {
+	return c.descend(func(n node) (int, error) { return max(n.count-1, 0), nil })
+}
+
+func (c *Cursor) descend(pick func(node) (int, error)) (k, v []byte, err error) {
+	c.stack = c.stack[:0]
+	n, err := c.rootNode()
+	for err == nil {
+		i, perr := pick(n)
+		if perr != nil {
+			return nil, nil, perr
+		}
+		c.stack = append(c.stack, frame{n: n, i: i})
+		if n.leaf {
+			return c.here()
+		}
+		n, err = c.child()
+	}
+	return nil, nil, err
+}
+
+// child returns the page that the top of the stack points to.
+func (c *Cursor) child() (node, error) {
+	if len(c.stack) >= maxDepth {
+		return node{}, damaged("tree is deeper than %d", maxDepth)
+	}
+	top := c.stack[len(c.stack)-1]
+	_, id, err := top.n.branchAt(top.i)
+	if err != nil {
+		return node{}, err
+	}
+	return c.t.f.page(id)
+}
+
+func (c *Cursor) here() (k, v []byte, err error) {
+	top := c.stack[len(c.stack)-1]
+	if top.n.count == 0 {
+		if len(c.stack) > 1 {
+			return nil, nil, damaged("empty leaf below a branch")
+		}
+		return nil, nil, nil
+	}
+	c.flags, k, v, err = top.n.leafAt(top.i)
+	if err == nil && len(k) == 0 {
+		err = damaged("empty key")
+	}
+	return k, v, err
+}
+
+// Next goes to the key after. It returns a nil key at the end. A file whose
+// pages point in a circle gives keys that do not ascend, which is reported as
+// damage; so a walk always ends.
+func (c *Cursor) Next() (k, v []byte, err error) {
+	if len(c.stack) == 0 {
+		return nil, nil, nil
+	}
+	before, _, err := c.here()
+	if err != nil || before == nil {
+		return nil, nil, err
+	}
+	if !c.forward() {
+		return nil, nil, nil
+	}
+	for !c.stack[len(c.stack)-1].n.leaf {
+		n, err := c.child()
+		if err != nil {
+			return nil, nil, err
+		}
+		c.stack = append(c.stack, frame{n: n})
+	}
+	k, v, err = c.here()
+	if err == nil && bytes.Compare(k, before) <= 0 {
+		return nil, nil, damaged("keys do not ascend")
+	}
+	return k, v, err
+}
+
+// forward steps to the next element of the lowest page that has one.
+func (c *Cursor) forward() bool {
+	for len(c.stack) > 0 {
+		top := &c.stack[len(c.stack)-1]
+		if top.i+1 < top.n.count {
+			top.i++
+			return true
+		}
+		c.stack = c.stack[:len(c.stack)-1]
+	}
+	return false
+}

@@ -1,0 +1,461 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+const (
+	batchRecords = 4096    // records a commit at most
+	batchBytes   = 1 << 20 // bytes a commit at most: a few milliseconds of writing on a card
+)
+
+// errNoRoom says that there is no room for what was to be committed. Nothing changed.
+var errNoRoom = errors.New("no room")
+
+// fatal marks an error after which nothing may be acknowledged any more.
+func fatal(err error) error { return fmt.Errorf("outbox must stop: %w", err) }
+
+// Run commits what is submitted and removes what may go. It returns nil when ctx
+// has ended and what was queued is durable, and an error after a write to the disk
+// failed for any reason but want of room: pages that a failed fsync left behind
+// count as clean to the kernel, so trying again could acknowledge what is not on
+// the disk. Open the folder anew then. Run may be called once.
+func (o *Outbox) Run(ctx context.Context) error {
+	o.mu.Lock()
+	if o.began {
+		o.mu.Unlock()
+		return errors.New("outbox: Run was called before")
+	}
+	o.began = true
+	o.mu.Unlock()
+	defer close(o.running)
+	err := o.loop(ctx)
+	if err != nil {
+		err = fmt.Errorf("outbox: %w", err)
+		o.queue.stop(err)
+		o.failInside(err)
+		o.queue.fail(err)
+		return err
+	}
+	o.failInside(ErrClosed)
+	o.queue.fail(ErrClosed)
+	return o.closeEpoch()
+}
+
+// loop works until ctx has ended and the queue is empty or cannot be emptied.
+func (o *Outbox) loop(ctx context.Context) error {
+	for {
+		ending := ctx.Err() != nil
+		if ending {
+			o.queue.stop(ErrClosed)
+		}
+		idle, err := o.step(ending)
+		if err != nil {
+			return err
+		}
+		if idle == 0 {
+			continue
+		}
+		if ending {
+			return nil
+		}
+		if err := o.pause(ctx, idle); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for work, at most for idle.
+func (o *Outbox) pause(ctx context.Context, idle time.Duration) error {
+	t := time.NewTimer(idle)
+	defer t.Stop()
+	select {
+	case <-o.queue.work:
+	case <-o.kick:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// maxIdle bounds how long the committer sleeps: ages and room are looked at again then.
+const maxIdle = time.Minute
+
+// step does what there is to do and returns how long it may wait for more, 0
+// when there is more at once.
+func (o *Outbox) step(ending bool) (idle time.Duration, err error) {
+	if err := o.chores(); err != nil {
+		return 0, err
+	}
+	if err := o.commitInside(); err != nil {
+		return 0, err
+	}
+	items, urgent := o.queue.peek(batchRecords, min(batchBytes, int(o.opts.SegmentBytes/4)))
+	if len(items) == 0 {
+		return o.idle(ending)
+	}
+	if o.opts.Profile == Wear && !urgent && !ending {
+		if left := o.opts.Interval - time.Since(o.last); left > 0 {
+			return left, nil
+		}
+	}
+	err = o.commit(items, false)
+	switch {
+	case errors.Is(err, errNoRoom):
+		return o.noteFull(), nil
+	case err != nil:
+		return 0, err
+	}
+	o.noteRoom()
+	o.queue.drop(len(items))
+	return 0, nil
+}
+
+// idle does what can wait until nothing is queued.
+func (o *Outbox) idle(ending bool) (time.Duration, error) {
+	if ending {
+		return maxIdle, nil
+	}
+	if wait, err := o.retryFull(); wait > 0 || err != nil {
+		return wait, err
+	}
+	more, err := o.packSome()
+	if more || err != nil {
+		return 0, err
+	}
+	return maxIdle, nil
+}
+
+// commitInside commits the outbox's own records, which may use the room that
+// readings may not.
+func (o *Outbox) commitInside() error {
+	o.mu.Lock()
+	items := o.inside
+	o.inside = nil
+	o.mu.Unlock()
+	if len(items) == 0 {
+		return nil
+	}
+	err := o.commit(items, true)
+	if errors.Is(err, errNoRoom) {
+		for _, it := range items {
+			it.done(0, ErrFull)
+		}
+		return nil
+	}
+	if err != nil {
+		for _, it := range items {
+			it.done(0, err)
+		}
+	}
+	return err
+}
+
+func (o *Outbox) failInside(err error) {
+	o.mu.Lock()
+	items := o.inside
+	o.inside = nil
+	o.mu.Unlock()
+	for _, it := range items {
+		it.done(0, err)
+	}
+}
+
+// commit makes items durable and calls what waits for them. own says that they
+// are the outbox's own.
+func (o *Outbox) commit(items []item, own bool) error {
+	size := 0
+	for i := range items {
+		size += items[i].size
+	}
+	if err := o.makeFit(size, len(items), own); err != nil {
+		return err
+	}
+	o.recs = o.recs[:0]
+	seq := o.live.runs[0].seqs.Last
+	for i := range items {
+		seq++
+		items[i].rec.Seq = seq
+		o.recs = append(o.recs, items[i].rec)
+	}
+	err := o.write(o.recs)
+	clear(o.recs)
+	if err != nil {
+		return err
+	}
+	for i := range items {
+		items[i].done(items[i].rec.Seq, nil)
+	}
+	return nil
+}
+
+// write commits records, and what is new of receipts, to the live segment, and
+// makes them visible. It returns errNoRoom when the disk was full after all:
+// the segment ends at what was durable before and is not written any more, so
+// that no page of it can hold another record under a number that is used again.
+func (o *Outbox) write(recs []telemetry.Record) error {
+	l := o.live.live
+	o.watchClock(recs)
+	h := l.head
+	o.stamp(&h)
+	states := o.takeStates()
+	start := time.Now()
+	used, err := l.commit(&h, recs, states)
+	if err != nil {
+		if noSpace(err) {
+			o.log.Warn("outbox: disk is full", "error", err)
+			o.markStates(states)
+			return errors.Join(errNoRoom, o.seal())
+		}
+		return fatal(err)
+	}
+	l.head, o.last = h, time.Now()
+	o.metrics.commit(len(recs), o.last.Sub(start))
+	o.publish(recs, used)
+	return nil
+}
+
+// publish moves the fence: recs are durable.
+func (o *Outbox) publish(recs []telemetry.Record, used int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.live.live.used = used
+	r := o.live.runs[0]
+	for i := range recs {
+		r.seqs.Last = recs[i].Seq
+		o.stat.count(&recs[i])
+		if l := recs[i].Loss; l != nil && l.Seqs.Len() > 0 {
+			e := o.epochLocked(l.Epoch)
+			e.explain(explanation{seqs: l.Seqs, reason: l.Reason, by: o.current.id, seq: recs[i].Seq})
+		}
+	}
+	o.current.last = max(o.current.last, r.seqs.Last)
+	o.wakeLocked()
+}
+
+// watchClock notes what anchors say about the clock.
+func (o *Outbox) watchClock(recs []telemetry.Record) {
+	for i := range recs {
+		if a := recs[i].Anchor; a != nil {
+			o.synced = a.Synchronised
+		}
+	}
+}
+
+// stamp writes into a head how long the device has run and, if the clock is
+// right, what time it is.
+func (o *Outbox) stamp(h *head) {
+	at := o.opts.Now()
+	h.Ran, h.Up, h.Boot, h.Synced = o.ranBase+at.Boot, at.Boot, o.opts.Boot, 0
+	if o.synced {
+		h.Synced = at.Wall
+	}
+}
+
+// takeStates returns the state of every epoch that changed since the segment in
+// writing was told.
+func (o *Outbox) takeStates() []state {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []state
+	for _, e := range o.order {
+		if e.dirty {
+			e.dirty = false
+			out = append(out, state{e.id, e.encodeState()})
+		}
+	}
+	return out
+}
+
+func (o *Outbox) markStates(states []state) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range states {
+		if e := o.epochs[s.epoch]; e != nil {
+			e.dirty = true
+		}
+	}
+}
+
+// estimate returns at most how many bytes a commit adds to a file: the blocks with
+// their keys, pages not filled, and the pages above them that are written anew.
+func estimate(size, records int) int64 {
+	return int64(size) + int64(size)/4 + int64(records)*8 + 48<<10
+}
+
+// makeFit makes sure that the live segment has room for records of size bytes,
+// and begins a new one if need be. It returns errNoRoom when there is none. A
+// single record that no segment has room for gets one to itself.
+func (o *Outbox) makeFit(size, records int, own bool) error {
+	need := estimate(size, records)
+	if o.live == nil {
+		if err := o.roll(true); err != nil {
+			return err
+		}
+	}
+	if o.fits(need, own) {
+		return nil
+	}
+	if err := o.roll(own); err != nil {
+		return err
+	}
+	if o.fits(need, own) || o.live.live.limit >= o.opts.SegmentBytes {
+		return nil
+	}
+	return errNoRoom
+}
+
+func (o *Outbox) fits(need int64, own bool) bool {
+	l := o.live.live
+	room := l.limit - l.used
+	if !own && o.spare == 0 {
+		// The last segment there is room for keeps some for losses and receipts.
+		room -= ownRoom(l.limit)
+	}
+	return need <= room
+}
+
+func ownRoom(limit int64) int64 { return max(limit/16, 48<<10) }
+
+// seal ends the live segment: its last seq goes into its name, and the bytes set
+// aside and not used go back.
+func (o *Outbox) seal() error {
+	f := o.live
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	l := f.live
+	err := l.close()
+	o.mu.Lock()
+	f.live = nil
+	o.mu.Unlock()
+	f.mu.Unlock()
+	o.live = nil
+	if err != nil {
+		return fatal(err)
+	}
+	return o.finish(f, l.used)
+}
+
+// finish gives a segment that is no longer written its final size and name.
+func (o *Outbox) finish(f *segment, used int64) error {
+	path := filepath.Join(o.opts.Dir, f.name)
+	if err := os.Truncate(path, used); err != nil {
+		return fatal(err)
+	}
+	o.mu.Lock()
+	r := f.runs[0]
+	name := sealedName(r.epoch.id, r.seqs)
+	o.mu.Unlock()
+	if r.seqs.Len() == 0 {
+		return o.unlink(f)
+	}
+	if err := os.Rename(path, filepath.Join(o.opts.Dir, name)); err != nil {
+		return fatal(err)
+	}
+	o.mu.Lock()
+	f.name, f.size = name, used
+	o.mu.Unlock()
+	if err := syncDir(o.opts.Dir); err != nil {
+		return fatal(err)
+	}
+	return nil
+}
+
+// roll begins a new segment, and with the first one a new epoch.
+func (o *Outbox) roll(own bool) error {
+	if err := o.findRoom(own); err != nil {
+		return err
+	}
+	limit := o.spare
+	if err := o.seal(); err != nil {
+		return err
+	}
+	first := o.startRecord()
+	o.mu.Lock()
+	h := head{Epoch: o.current.id, Seqs: telemetry.Range{First: o.current.last + 1, Last: o.current.last}}
+	o.mu.Unlock()
+	o.stamp(&h)
+	l, name, err := o.birth(&h, limit, first, o.allStates())
+	if err != nil {
+		if noSpace(err) {
+			return errors.Join(errNoRoom, err)
+		}
+		return fatal(err)
+	}
+	l.head = h
+	f := &segment{name: name, size: limit, live: l}
+	o.mu.Lock()
+	r := &run{epoch: o.current, seqs: telemetry.Range{First: h.Seqs.First, Last: h.Seqs.First - 1}, file: f}
+	f.runs = []*run{r}
+	o.current.addRun(r)
+	o.files = append(o.files, f)
+	o.live = f
+	o.mu.Unlock()
+	o.publish(first, l.used)
+	return o.setAside()
+}
+
+// startRecord returns the record that an epoch begins with, or none when it has begun.
+func (o *Outbox) startRecord() []telemetry.Record {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.current.last > 0 {
+		return nil
+	}
+	s := &telemetry.Start{Boot: o.opts.Boot, Version: o.opts.Version}
+	if o.prior != nil {
+		s.Previous, s.PreviousLast, s.PreviousClean = o.prior.id, o.prior.last, o.prior.clean
+	}
+	return []telemetry.Record{{Seq: 1, At: o.opts.Now(), Kind: telemetry.KindStart, Start: s}}
+}
+
+// allStates returns every epoch's state, for the first commit of a segment: the
+// newest segment alone is asked for it after a restart.
+func (o *Outbox) allStates() []state {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []state
+	for _, e := range o.order {
+		e.dirty = false
+		if len(e.receipted) > 0 || len(e.explained) > 0 {
+			out = append(out, state{e.id, e.encodeState()})
+		}
+	}
+	return out
+}
+
+// closeEpoch says in the live segment that the epoch was closed, and not cut off.
+func (o *Outbox) closeEpoch() error {
+	if o.live == nil {
+		return nil
+	}
+	o.live.live.head.Clean = true
+	if err := o.write(nil); err != nil && !errors.Is(err, errNoRoom) {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	return nil
+}
+
+func (o *Outbox) closeLive() error {
+	if o.live == nil || o.live.live == nil {
+		return nil
+	}
+	f := o.live
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.live.close()
+	o.mu.Lock()
+	f.live = nil
+	o.mu.Unlock()
+	o.live = nil
+	return err
+}

@@ -1,0 +1,192 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"sort"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// epoch is what the outbox knows of one epoch that has records on the disk or
+// whose losses are not receipted yet. Outbox.mu guards it.
+type epoch struct {
+	id        telemetry.Epoch
+	last      uint64 // highest seq that was ever durable, as far as known
+	clean     bool
+	runs      []*run     // ascending by first seq; a pack may overlap what it replaces
+	receipted ranges.Set // what the cloud said it holds or has explained
+	explained []explanation
+	pins      []pin
+	asked     ranges.Set // ranges that a queued loss record answers for
+	dirty     bool       // differs from what the newest segment says
+	look      bool       // files of it may have become removable
+}
+
+// explanation is a range given up by a durable loss record that the cloud has
+// not receipted yet.
+type explanation struct {
+	seqs   telemetry.Range
+	reason telemetry.Reason
+	by     telemetry.Epoch // the loss record's own epoch and seq
+	seq    uint64
+}
+
+// pin is a range that the cloud asked for again. Only a receipt issued after
+// the one in force then may receipt it once more.
+type pin struct {
+	seqs  telemetry.Range
+	after time.Time
+}
+
+// given returns everything of the epoch that the device need not keep: what was
+// receipted, and what a durable loss record gives up.
+func (e *epoch) given() ranges.Set {
+	s := e.receipted
+	for _, x := range e.explained {
+		s = s.Add(x.seqs)
+	}
+	return s
+}
+
+// present returns what of the epoch is on the disk, except for files to be
+// quarantined.
+func (e *epoch) present() ranges.Set {
+	var s ranges.Set
+	for _, r := range e.runs {
+		if r.file.bad == nil {
+			s = s.Add(r.seqs)
+		}
+	}
+	return s
+}
+
+// next returns the run that holds seq, or else the lowest above it, or nil. Of
+// two that hold it, it prefers the pack: that one was made from what was read.
+func (e *epoch) next(seq uint64) *run {
+	var best *run
+	for _, r := range e.runs {
+		switch {
+		case r.seqs.Len() == 0 || r.seqs.Last < seq || r.file.bad != nil:
+		case best == nil, max(r.seqs.First, seq) < max(best.seqs.First, seq), r.file.pack && r.seqs.First <= seq:
+			best = r
+		}
+	}
+	return best
+}
+
+func (e *epoch) open() telemetry.OpenEpoch {
+	o := telemetry.OpenEpoch{Epoch: e.id, Durable: e.last, Lowest: e.last + 1, Trimmed: min(e.given().Watermark(), e.last)}
+	if r := e.next(1); r != nil {
+		o.Lowest = r.seqs.First
+	}
+	return o
+}
+
+func (e *epoch) addRun(r *run) {
+	i := sort.Search(len(e.runs), func(i int) bool { return e.runs[i].seqs.First > r.seqs.First })
+	e.runs = append(e.runs, nil)
+	copy(e.runs[i+1:], e.runs[i:])
+	e.runs[i] = r
+	e.last = max(e.last, r.seqs.Last)
+}
+
+func (e *epoch) removeFile(f *segment) {
+	keep := e.runs[:0]
+	for _, r := range e.runs {
+		if r.file != f {
+			keep = append(keep, r)
+		}
+	}
+	clear(e.runs[len(keep):])
+	e.runs = keep
+}
+
+// explain notes that a durable loss record gives seqs up.
+func (e *epoch) explain(x explanation) {
+	e.dirty, e.look = true, true
+	for i := range e.explained {
+		// Neighbours with one reason and one teller become one, or a device that
+		// drops for a year would remember every drop.
+		y := &e.explained[i]
+		if y.reason == x.reason && y.by == x.by && y.seqs.Last+1 == x.seqs.First {
+			y.seqs.Last, y.seq = x.seqs.Last, max(x.seq, y.seq)
+			return
+		}
+	}
+	e.explained = append(e.explained, x)
+}
+
+// unreceipt takes r back from what was receipted, until a receipt issued later.
+func (e *epoch) unreceipt(r telemetry.Range, after time.Time) {
+	e.receipted = e.receipted.Sub(r)
+	e.pins = append(e.pins, pin{seqs: r, after: after})
+	e.dirty, e.look = true, true
+}
+
+// settle turns explanations whose loss record was receipted into receipted ranges.
+func (e *epoch) settle(receipted func(telemetry.Epoch, uint64) bool) {
+	keep := e.explained[:0]
+	for _, x := range e.explained {
+		if receipted(x.by, x.seq) {
+			e.receipted = e.receipted.Add(x.seqs)
+			e.dirty, e.look = true, true
+		} else {
+			keep = append(keep, x)
+		}
+	}
+	e.explained = keep
+}
+
+const stateVersion = 1
+
+// encodeState is what the receipts bucket keeps of the epoch, so that a restart
+// does not send everything again that is kept.
+func (e *epoch) encodeState() []byte {
+	b := append(make([]byte, 0, 64), stateVersion)
+	b = binary.AppendUvarint(b, e.last)
+	b = binary.AppendUvarint(b, uint64(len(e.receipted)))
+	for _, r := range e.receipted {
+		b = appendRange(b, r)
+	}
+	b = binary.AppendUvarint(b, uint64(len(e.explained)))
+	for _, x := range e.explained {
+		b = append(appendRange(b, x.seqs), byte(x.reason))
+		b = binary.AppendUvarint(appendEpoch(b, x.by), x.seq)
+	}
+	return sealSum(b)
+}
+
+// decodeState reads encodeState's result into e.
+func (e *epoch) decodeState(b []byte) error {
+	b, err := openSum(b)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: b}
+	if v := d.byte(); v != stateVersion {
+		return damaged("state of version %d", v)
+	}
+	last := d.uvarint()
+	var receipted ranges.Set
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		receipted = receipted.Add(d.seqs())
+	}
+	var explained []explanation
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		x := explanation{seqs: d.seqs(), reason: telemetry.Reason(d.byte()), by: d.epoch(), seq: d.uvarint()}
+		explained = append(explained, x)
+	}
+	if d.bad || len(d.b) > 0 {
+		return damaged("state")
+	}
+	e.last, e.receipted, e.explained = max(e.last, last), receipted, explained
+	return nil
+}
+
+func decodeEpochKey(k []byte) (telemetry.Epoch, bool) {
+	d := decoder{b: k}
+	e := d.epoch()
+	return e, !d.bad && len(d.b) == 0
+}

@@ -1,0 +1,352 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// A block is the value of one bbolt key: a few records in a row, the key is the
+// seq of the first. Several records a key cost bbolt half the time and three
+// quarters of its overhead of one a key.
+//
+//	block  = record…
+//	record = length ‖ crc ‖ flags ‖ Δboot ‖ Δwall ‖ content
+//
+// length counts what follows it (uvarint). crc is CRC-32C (little endian) over
+// epoch, seq, both instants in full, flags and content, a reading's topic in
+// full and not by its number in the dictionary: so bytes that are right in the
+// wrong place are found out, as is a damaged dictionary. Δ is against the record
+// before in the block (zigzag varint).
+
+// blockBytes is how large a block grows unless one record alone is larger: four
+// of them and their keys fill a page, and bbolt never splits a leaf of four keys
+// or fewer, so a commit rewrites one page at most of what was there.
+const blockBytes = 996
+
+const (
+	flagKind     = 0x07
+	flagQoS      = 0x18
+	flagDup      = 0x20
+	flagRetained = 0x40
+	qosShift     = 3
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errDamaged is in the chain of every error that means wrong bytes in what the
+// outbox wrote, as against bytes that could not be read.
+var errDamaged = errors.New("damaged record")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errDamaged}, args...)...)
+}
+
+// appendRecord appends rec to a block of epoch e. before is the instant of the
+// record before in the block, zero for the first; topic is the dictionary's
+// number for a reading's topic, 0 when it stands in the record itself.
+func appendRecord(block []byte, e telemetry.Epoch, rec *telemetry.Record, before telemetry.Instant, topic uint64) []byte {
+	flags := recordFlags(rec)
+	var head [2*binary.MaxVarintLen64 + 5]byte
+	n := 5
+	head[4] = flags
+	n += binary.PutVarint(head[n:], int64(rec.At.Boot-before.Boot))
+	n += binary.PutVarint(head[n:], rec.At.Wall-before.Wall)
+	if r := rec.Reading; r != nil {
+		var name []byte
+		if topic == 0 {
+			name = append(binary.AppendUvarint(nil, uint64(len(r.Topic))), r.Topic...)
+		}
+		ref := binary.AppendUvarint(nil, topic)
+		binary.LittleEndian.PutUint32(head[:], readingSum(e, rec, flags))
+		block = binary.AppendUvarint(block, uint64(n+len(ref)+len(name)+len(r.Payload)))
+		block = append(append(append(block, head[:n]...), ref...), name...)
+		return append(block, r.Payload...)
+	}
+	content := appendContent(nil, rec)
+	binary.LittleEndian.PutUint32(head[:], crc32.Update(identitySum(e, rec, flags), castagnoli, content))
+	block = binary.AppendUvarint(block, uint64(n+len(content)))
+	return append(append(block, head[:n]...), content...)
+}
+
+func recordFlags(rec *telemetry.Record) byte {
+	f := byte(rec.Kind)
+	if r := rec.Reading; r != nil {
+		f |= r.QoS << qosShift & flagQoS
+		if r.Dup {
+			f |= flagDup
+		}
+		if r.Retained {
+			f |= flagRetained
+		}
+	}
+	return f
+}
+
+// identitySum is the checksum of who a record is and when it was.
+func identitySum(e telemetry.Epoch, rec *telemetry.Record, flags byte) uint32 {
+	var b [41]byte
+	binary.BigEndian.PutUint64(b[0:], e.Ordinal)
+	copy(b[8:], e.ID[:])
+	binary.BigEndian.PutUint64(b[16:], rec.Seq)
+	binary.BigEndian.PutUint64(b[24:], uint64(rec.At.Boot))
+	binary.BigEndian.PutUint64(b[32:], uint64(rec.At.Wall))
+	b[40] = flags
+	return crc32.Checksum(b[:], castagnoli)
+}
+
+func readingSum(e telemetry.Epoch, rec *telemetry.Record, flags byte) uint32 {
+	var n [binary.MaxVarintLen64]byte
+	sum := identitySum(e, rec, flags)
+	sum = crc32.Update(sum, castagnoli, n[:binary.PutUvarint(n[:], uint64(len(rec.Reading.Topic)))])
+	sum = crc32.Update(sum, castagnoli, []byte(rec.Reading.Topic))
+	return crc32.Update(sum, castagnoli, rec.Reading.Payload)
+}
+
+// recordSize returns at least what a record takes in a block, in bytes.
+func recordSize(rec *telemetry.Record) int {
+	const fixed = 48 // length, checksum, flags, instants, the topic's number and length
+	switch {
+	case rec.Reading != nil:
+		return fixed + len(rec.Reading.Topic) + len(rec.Reading.Payload)
+	case rec.Loss != nil && rec.Loss.Oversized != nil:
+		return fixed + 160 + len(rec.Loss.Oversized.Topic)
+	}
+	return fixed + 160
+}
+
+// topics returns the topic that a dictionary has under a number.
+type topics func(id uint64) (string, error)
+
+// decodeBlock calls emit with each record of a block whose first seq is first,
+// in order, until emit returns false. Records keep referring to block. It returns
+// an error with errDamaged in its chain at the first one that is not right.
+func decodeBlock(e telemetry.Epoch, first uint64, block []byte, name topics, emit func(telemetry.Record) bool) error {
+	var at telemetry.Instant
+	for seq := first; len(block) > 0; seq++ {
+		d := decoder{b: block}
+		body := d.bytes(d.uvarint())
+		if d.bad {
+			return damaged("seq %d: cut off", seq)
+		}
+		rec, err := decodeRecord(e, seq, at, body, name)
+		if err != nil {
+			return err
+		}
+		if !emit(rec) {
+			return nil
+		}
+		at, block = rec.At, d.b
+	}
+	return nil
+}
+
+func decodeRecord(e telemetry.Epoch, seq uint64, before telemetry.Instant, body []byte, name topics) (telemetry.Record, error) {
+	d := decoder{b: body}
+	sum, flags := d.uint32(), d.byte()
+	rec := telemetry.Record{Seq: seq, Kind: telemetry.Kind(flags & flagKind)}
+	rec.At.Boot = before.Boot + time.Duration(d.varint())
+	rec.At.Wall = before.Wall + d.varint()
+	if d.bad {
+		return rec, damaged("seq %d: cut off", seq)
+	}
+	if rec.Kind == telemetry.KindReading {
+		if err := d.reading(&rec, flags, name); err != nil {
+			return rec, err
+		}
+		if readingSum(e, &rec, flags) != sum {
+			return rec, damaged("seq %d: checksum", seq)
+		}
+		return rec, nil
+	}
+	if crc32.Update(identitySum(e, &rec, flags), castagnoli, d.b) != sum {
+		return rec, damaged("seq %d: checksum", seq)
+	}
+	return rec, d.content(&rec)
+}
+
+func (d *decoder) reading(rec *telemetry.Record, flags byte, name topics) error {
+	r := &telemetry.Reading{QoS: flags & flagQoS >> qosShift, Dup: flags&flagDup != 0, Retained: flags&flagRetained != 0}
+	id := d.uvarint()
+	if id == 0 {
+		r.Topic = string(d.bytes(d.uvarint()))
+	}
+	if d.bad {
+		return damaged("seq %d: cut off", rec.Seq)
+	}
+	if id != 0 {
+		var err error
+		if r.Topic, err = name(id); err != nil {
+			return err
+		}
+	}
+	r.Payload = d.b[:len(d.b):len(d.b)]
+	rec.Reading = r
+	return nil
+}
+
+// appendContent encodes what is particular to a loss, an anchor or a start.
+func appendContent(b []byte, rec *telemetry.Record) []byte {
+	switch {
+	case rec.Loss != nil:
+		return appendLoss(b, rec.Loss)
+	case rec.Anchor != nil:
+		b = append(b, boolByte(rec.Anchor.Synchronised))
+		b = binary.AppendVarint(b, int64(rec.Anchor.Moved))
+		return binary.AppendVarint(b, int64(rec.Anchor.MaxError))
+	case rec.Start != nil:
+		s := rec.Start
+		b = appendEpoch(b, s.Previous)
+		b = binary.AppendUvarint(b, s.PreviousLast)
+		b = append(append(b, boolByte(s.PreviousClean)), s.Boot[:]...)
+		return appendText(b, s.Version)
+	}
+	panic("BUG: record without content")
+}
+
+func appendLoss(b []byte, l *telemetry.Loss) []byte {
+	b = appendEpoch(b, l.Epoch)
+	b = appendRange(b, l.Seqs)
+	b = append(b, byte(l.Reason))
+	b = binary.AppendUvarint(b, l.Count)
+	b = binary.AppendUvarint(b, l.Bytes)
+	b = appendInstant(appendInstant(b, l.First), l.Last)
+	o := l.Oversized
+	b = append(b, boolByte(o != nil))
+	if o == nil {
+		return b
+	}
+	b = binary.AppendUvarint(appendText(b, o.Topic), o.Size)
+	return append(b, o.SHA256[:]...)
+}
+
+// content decodes what appendContent wrote. The checksum was right, so an error
+// here is that of another version.
+func (d *decoder) content(rec *telemetry.Record) error {
+	switch rec.Kind {
+	case telemetry.KindLoss:
+		rec.Loss = d.loss()
+	case telemetry.KindAnchor:
+		rec.Anchor = &telemetry.Anchor{Synchronised: d.byte() != 0, Moved: time.Duration(d.varint()), MaxError: time.Duration(d.varint())}
+	case telemetry.KindStart:
+		s := &telemetry.Start{Previous: d.epoch(), PreviousLast: d.uvarint(), PreviousClean: d.byte() != 0}
+		copy(s.Boot[:], d.bytes(uint64(len(s.Boot))))
+		s.Version = string(d.bytes(d.uvarint()))
+		rec.Start = s
+	default:
+		return damaged("seq %d: kind %d", rec.Seq, rec.Kind)
+	}
+	if d.bad || len(d.b) > 0 {
+		return damaged("seq %d: content", rec.Seq)
+	}
+	return nil
+}
+
+func (d *decoder) loss() *telemetry.Loss {
+	l := &telemetry.Loss{Epoch: d.epoch(), Seqs: d.seqs(), Reason: telemetry.Reason(d.byte())}
+	l.Count, l.Bytes = d.uvarint(), d.uvarint()
+	l.First, l.Last = d.instant(), d.instant()
+	if d.byte() == 0 {
+		return l
+	}
+	o := &telemetry.Oversized{Topic: string(d.bytes(d.uvarint())), Size: d.uvarint()}
+	copy(o.SHA256[:], d.bytes(uint64(len(o.SHA256))))
+	l.Oversized = o
+	return l
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+func appendEpoch(b []byte, e telemetry.Epoch) []byte {
+	return append(binary.BigEndian.AppendUint64(b, e.Ordinal), e.ID[:]...)
+}
+
+func appendRange(b []byte, r telemetry.Range) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, r.First), r.Last)
+}
+
+func appendInstant(b []byte, i telemetry.Instant) []byte {
+	return binary.AppendVarint(binary.AppendVarint(b, int64(i.Boot)), i.Wall)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// decoder reads from the front of b. After the first thing that is not there,
+// bad is set and everything reads as zero.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) bytes(n uint64) []byte {
+	if d.bad || n > uint64(len(d.b)) || n > math.MaxInt32 {
+		d.bad = true
+		return nil
+	}
+	out := d.b[:n:n]
+	d.b = d.b[n:]
+	return out
+}
+
+func (d *decoder) byte() byte {
+	if b := d.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) uint32() uint32 {
+	if b := d.bytes(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if d.bad || n <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if d.bad || n <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) epoch() telemetry.Epoch {
+	var e telemetry.Epoch
+	if b := d.bytes(16); b != nil {
+		e.Ordinal = binary.BigEndian.Uint64(b)
+		copy(e.ID[:], b[8:])
+	}
+	return e
+}
+
+func (d *decoder) seqs() telemetry.Range {
+	return telemetry.Range{First: d.uvarint(), Last: d.uvarint()}
+}
+
+func (d *decoder) instant() telemetry.Instant {
+	return telemetry.Instant{Boot: time.Duration(d.varint()), Wall: d.varint()}
+}

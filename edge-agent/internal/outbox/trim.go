@@ -1,0 +1,323 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// Trim notes what a receipt covers. What it covers may be deleted from now on,
+// and is once nobody needs it kept; nothing that was receipted before becomes
+// unreceipted by it. It returns ErrForeign for another agent's receipt and
+// ErrNeverMade for one that covers seqs this device never made; both count as an
+// alarm and change nothing. Epochs that are unknown here are passed over.
+//
+// The caller has verified the receipt's signature.
+func (o *Outbox) Trim(r telemetry.Receipt) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if r.Agent != o.opts.Agent {
+		o.stat.foreign++
+		return fmt.Errorf("%w: %q", ErrForeign, r.Agent)
+	}
+	for _, er := range r.Epochs {
+		if e := o.epochs[er.Epoch]; e != nil && highest(er) > e.last {
+			o.stat.neverMade++
+			return fmt.Errorf("%w: epoch %s up to %d, receipt up to %d", ErrNeverMade, er.Epoch, e.last, highest(er))
+		}
+	}
+	for _, er := range r.Epochs {
+		if e := o.epochs[er.Epoch]; e != nil {
+			e.receipt(covered(r, er, e.pins))
+		} else {
+			o.stat.unknownEpochs++
+		}
+	}
+	o.settleLocked()
+	if r.Issued.After(o.trimmed) {
+		o.trimmed = r.Issued
+	}
+	o.wakeLocked()
+	o.nudge()
+	return nil
+}
+
+func highest(er telemetry.EpochReceipt) uint64 {
+	top := er.Watermark
+	for _, h := range er.Held {
+		if h.Len() > 0 {
+			top = max(top, h.Last)
+		}
+	}
+	return top
+}
+
+// covered returns what a receipt says of an epoch, without what it asks for again
+// and what was asked for since it was issued.
+func covered(r telemetry.Receipt, er telemetry.EpochReceipt, pins []pin) ranges.Set {
+	var s ranges.Set
+	s = s.Add(telemetry.Range{First: 1, Last: er.Watermark})
+	for _, h := range er.Held {
+		s = s.Add(h)
+	}
+	for _, a := range r.Again {
+		if a.Epoch == er.Epoch {
+			s = s.Sub(a.Seqs)
+		}
+	}
+	for _, p := range pins {
+		if r.Issued.Before(p.after) || r.Issued.Equal(p.after) && !p.after.IsZero() {
+			s = s.Sub(p.seqs)
+		}
+	}
+	return s
+}
+
+// receipt adds to what is receipted of the epoch.
+func (e *epoch) receipt(s ranges.Set) {
+	before := e.receipted.Len()
+	e.receipted = e.receipted.Union(s)
+	if e.receipted.Len() != before {
+		e.dirty, e.look = true, true
+	}
+	keep := e.pins[:0]
+	for _, p := range e.pins {
+		if !s.Covers(p.seqs) {
+			keep = append(keep, p)
+		}
+	}
+	e.pins = keep
+}
+
+func (o *Outbox) settleLocked() {
+	receipted := func(id telemetry.Epoch, seq uint64) bool {
+		e := o.epochs[id]
+		return e == nil || e.receipted.Covers(telemetry.Range{First: seq, Last: seq})
+	}
+	for _, e := range o.order {
+		if len(e.explained) > 0 {
+			e.settle(receipted)
+		}
+	}
+}
+
+// Again takes back what was receipted of seqs, because the cloud asked for them
+// once more: what is still on the device is to be sent again and is kept until a
+// later receipt covers it. For what is not, a loss record with ReasonReceipted
+// is queued. It returns ErrNeverMade for seqs that this device never made.
+func (o *Outbox) Again(id telemetry.Epoch, seqs telemetry.Range) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if seqs.Len() == 0 {
+		return nil
+	}
+	e := o.epochs[id]
+	if e == nil || seqs.First == 0 || seqs.Last > e.last {
+		o.stat.neverMade++
+		return fmt.Errorf("%w: epoch %s, %d to %d", ErrNeverMade, id, seqs.First, seqs.Last)
+	}
+	gone := ranges.Set{seqs}
+	for _, r := range e.present().Within(seqs) {
+		gone = gone.Sub(r)
+		e.unreceipt(r, o.trimmed)
+	}
+	for _, x := range e.explained {
+		gone = gone.Sub(x.seqs)
+	}
+	for _, r := range e.asked {
+		gone = gone.Sub(r)
+	}
+	for _, r := range gone {
+		o.answerLocked(e, r)
+	}
+	o.wakeLocked()
+	o.nudge()
+	return nil
+}
+
+// answerLocked queues the loss record for a range that was receipted and deleted.
+func (o *Outbox) answerLocked(e *epoch, r telemetry.Range) {
+	e.asked = e.asked.Add(r)
+	l := &telemetry.Loss{Epoch: e.id, Seqs: r, Reason: telemetry.ReasonReceipted, Count: r.Len()}
+	o.inside = append(o.inside, o.lossItem(l, func(uint64, error) {
+		o.mu.Lock()
+		e.asked = e.asked.Sub(r)
+		o.mu.Unlock()
+	}))
+}
+
+// reclaim removes what was receipted and is beyond what is to be kept.
+func (o *Outbox) reclaim() error {
+	o.mu.Lock()
+	for _, e := range o.order {
+		if e.look {
+			e.look = false
+			o.lookLocked(e)
+		}
+	}
+	over := o.doneBytes - o.opts.KeepBytes
+	o.mu.Unlock()
+	for over > 0 {
+		f := o.oldestDone()
+		if f == nil {
+			return nil
+		}
+		over -= f.size
+		if err := o.discard(f); err != nil {
+			if errors.Is(err, errNoRoom) {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// lookLocked finds out which files of an epoch are covered by now.
+func (o *Outbox) lookLocked(e *epoch) {
+	given := e.given()
+	for _, r := range e.runs {
+		f := r.file
+		if done := f.live == nil && f.bad == nil && (!f.pack && given.Covers(r.seqs) || f.pack && f.covered()); done != f.done {
+			f.done = done
+			if done {
+				o.doneBytes += f.size
+			} else {
+				o.doneBytes -= f.size
+			}
+		}
+	}
+}
+
+// covered reports whether every run of the file was given back or given up.
+func (f *segment) covered() bool {
+	for _, r := range f.runs {
+		if !r.epoch.given().Covers(r.seqs) {
+			return false
+		}
+	}
+	return true
+}
+
+func (o *Outbox) oldestDone() *segment {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range o.files {
+		if f.done {
+			return f
+		}
+	}
+	return nil
+}
+
+// discard removes a file that receipts cover, once a segment says so durably.
+func (o *Outbox) discard(f *segment) error {
+	o.mu.Lock()
+	dirty := o.live == nil
+	for _, r := range f.runs {
+		dirty = dirty || r.epoch.dirty
+	}
+	o.mu.Unlock()
+	if dirty {
+		if err := o.makeFit(0, 0, true); err != nil {
+			return err
+		}
+		if err := o.write(nil); err != nil {
+			return err
+		}
+	}
+	return o.unlink(f)
+}
+
+// errCovered is returned by unlink for a file that must stay.
+var errCovered = errors.New("BUG: segment holds records that nothing accounts for")
+
+// unlink removes a segment's file. It is the only function of this package that
+// removes one which holds records, and it does not believe its caller: every
+// record must be receipted, or given up by a durable loss record, or be in
+// another good file; and what says so must be on the disk, in a segment that is
+// not the one to go.
+func (o *Outbox) unlink(f *segment) error {
+	if err := o.mayUnlink(f); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(o.opts.Dir, f.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fatal(err)
+	}
+	o.handles.forget(f)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.removeLocked(f)
+	o.wakeLocked()
+	return nil
+}
+
+func (o *Outbox) mayUnlink(f *segment) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range f.runs {
+		if r.seqs.Len() == 0 {
+			continue
+		}
+		have := r.epoch.given()
+		for _, other := range r.epoch.runs {
+			if other.file != f && other.file.bad == nil {
+				have = have.Add(other.seqs)
+			}
+		}
+		if f.live != nil || o.live == nil || r.epoch.dirty || !have.Covers(r.seqs) {
+			return fmt.Errorf("%w: %s", errCovered, f.name)
+		}
+	}
+	return nil
+}
+
+// removeLocked takes a file out of the catalogue.
+func (o *Outbox) removeLocked(f *segment) {
+	for i := range o.files {
+		if o.files[i] == f {
+			o.files = append(o.files[:i], o.files[i+1:]...)
+			break
+		}
+	}
+	if f.done {
+		f.done = false
+		o.doneBytes -= f.size
+	}
+	for _, r := range f.runs {
+		r.epoch.removeFile(f)
+	}
+	o.forgetLocked()
+}
+
+// remembered is how many epochs are known of which nothing is on the device any
+// more: only for those is an Again answered. A cloned card's epochs must not be.
+const remembered = 1024
+
+func (o *Outbox) forgetLocked() {
+	gone := 0
+	for _, e := range o.order {
+		if len(e.runs) == 0 {
+			gone++
+		}
+	}
+	if gone <= remembered {
+		return
+	}
+	keep := o.order[:0]
+	for _, e := range o.order {
+		if gone > remembered && len(e.runs) == 0 && len(e.explained) == 0 && e != o.current && e != o.prior {
+			delete(o.epochs, e.id)
+			gone--
+			continue
+		}
+		keep = append(keep, e)
+	}
+	clear(o.order[len(keep):])
+	o.order = keep
+}
