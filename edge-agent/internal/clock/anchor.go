@@ -2,7 +2,7 @@ package clock
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -29,20 +29,25 @@ type Recorder interface {
 type Anchors struct {
 	Clock    Clock
 	Recorder Recorder
+	Logger   *slog.Logger
 
 	last   telemetry.Instant
 	synced bool
 	any    bool
+	failed bool
 }
 
-// Run returns an error when an anchor could not be recorded, nil when ctx ends.
+// Run returns nil when ctx ends. An anchor that cannot be recorded, for a full
+// outbox takes none, is tried again at the next look.
 func (a *Anchors) Run(ctx context.Context) error {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
-		if err := a.Look(ctx); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("record anchor: %w", err)
+		err := a.Look(ctx)
+		if err != nil && !a.failed && ctx.Err() == nil {
+			a.Logger.Warn("clock: anchor not recorded, retrying", "error", err)
 		}
+		a.failed = err != nil
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -75,7 +75,7 @@ func parseSize(s string) (Size, error) {
 			continue
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-		if err != nil || v < 0 || v*u.bytes > 1<<62 {
+		if in := v >= 0 && v*u.bytes <= 1<<62; err != nil || !in { // NaN is not in
 			return 0, errSize
 		}
 		return Size(v * u.bytes), nil

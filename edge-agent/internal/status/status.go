@@ -51,6 +51,8 @@ type Part struct {
 	State string `json:"state"`
 	Note  string `json:"note,omitempty"` // why it is not ok, and what to do
 	Facts []Fact `json:"facts"`
+
+	Details any `json:"details,omitempty"` // for programs, where facts do not say it all
 }
 
 // Report is everything that is shown.
