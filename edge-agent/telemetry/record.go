@@ -72,24 +72,23 @@ func ParseEpoch(s string) (Epoch, error) {
 		return Epoch{}, fmt.Errorf("%w: got %q", ErrEpoch, s)
 	}
 	n, err := strconv.ParseUint(ordinal, 10, 64)
-	if err != nil || strconv.FormatUint(n, 10) != ordinal {
+	if err != nil {
 		return Epoch{}, fmt.Errorf("%w: got %q", ErrEpoch, s)
 	}
-	var e Epoch
-	e.Ordinal = n
-	if _, err := hex.Decode(e.ID[:], []byte(id)); err != nil {
+	e := Epoch{Ordinal: n}
+	if _, err := hex.Decode(e.ID[:], []byte(id)); err != nil || e.String() != s { // hex takes capitals, too
 		return Epoch{}, fmt.Errorf("%w: got %q", ErrEpoch, s)
 	}
 	return e, nil
 }
 
-// Range is a run of sequence numbers, both ends included. An empty Range has
-// Last < First.
+// Range is a run of sequence numbers, both ends included. It is empty when Last
+// is below First, and so is the zero Range: seqs start at 1.
 type Range struct{ First, Last uint64 }
 
 // Len returns how many numbers the range covers.
 func (r Range) Len() uint64 {
-	if r.Last < r.First {
+	if r.Last < r.First || r == (Range{}) {
 		return 0
 	}
 	return r.Last - r.First + 1
