@@ -83,14 +83,10 @@ func (u *Uplink) backlogMay() bool {
 // newLive cuts a frame of what was appended lately.
 func (u *Uplink) newLive(ctx context.Context, now time.Time) bool {
 	e := u.epochs.own()
-	if e == nil {
+	if e == nil || u.lingers(now) > 0 {
 		return false
 	}
-	top := e.Durable
-	if u.epochs.dirty && u.lingers(now) <= 0 {
-		top = u.epochs.top(e)
-	}
-	g, ok := e.gap(u.epochs.from, top, now)
+	g, ok := e.gap(u.epochs.from, u.epochs.top(e), now)
 	if !ok || e.worst(g) > telemetry.MaxHeld {
 		return false
 	}

@@ -75,9 +75,7 @@ func (u *Uplink) wake(now time.Time) time.Time {
 	if u.link.fails > 0 {
 		at(u.link.until)
 	}
-	if u.epochs.dirty {
-		at(u.lanes[live].sentAt.Add(u.o.Linger))
-	}
+	at(u.lanes[live].sentAt.Add(u.o.Linger))
 	for in := range lanes {
 		if f := u.waitsLongest(in); f != nil {
 			at(u.deadline(f))

@@ -153,7 +153,7 @@ func (u *Uplink) apply(r telemetry.EpochReceipt, now time.Time) {
 	for _, f := range done {
 		u.landed(f, now)
 	}
-	if e.mark >= e.Durable {
+	if !e.own && e.mark >= e.Durable {
 		u.epochs.due = true // it ended, or nearly so: room for the next
 	}
 }

@@ -40,21 +40,26 @@ type world struct {
 	root     ed25519.PublicKey
 	opts     func(*Options)
 	calls    int
-	sizes    []int
+	sent     int // bytes
 	topics   map[string]int
 	last     []byte // the receipt that the broker keeps
 	pending  bool   // a receipt is about to be made
 	restored bool
-	loose    bool // more than 16 ranges may be open: the cloud went back, or the agent started anew
-	ever     map[telemetry.Epoch]ranges
-	flush    time.Duration // receipts are coalesced for so long
+	loose    bool                       // more than 16 ranges may be open: the cloud went back, or the agent started anew
+	ever     map[telemetry.Epoch]ranges // what the cloud ever held or could explain
+	told     map[telemetry.Epoch]ranges // what the last receipt said
+	flush    time.Duration              // receipts are coalesced for so long
 	onFrame  func(f sealed, topic string)
+	seen     func(f sealed, r telemetry.Record) // each reading when the cloud first has it
+
+	speed int       // bytes a second that the link carries; 0: as much as you like
+	free  time.Time // when the link has carried what it was given
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		t: t, rand: rand.New(rand.NewPCG(seed, 1)), box: newMemory(), code: &codec{ratio: 0.25}, sky: newCloud(),
-		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges{}, flush: 50 * time.Millisecond,
+		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges{}, told: map[telemetry.Epoch]ranges{}, flush: 50 * time.Millisecond,
 		bad: faults{delay: 20 * time.Millisecond},
 	}
 	_, w.key, _ = ed25519.GenerateKey(nil)
@@ -98,9 +103,13 @@ var errCut = errors.New("no route to broker")
 
 // Publish is the broker, with faults.
 func (w *world) Publish(ctx context.Context, topic string, data []byte) error {
+	if err := w.carry(ctx, len(data)); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls++
+	w.sent += len(data)
 	w.note("publish %s %v", topic, w.code.frame(data).h)
 	w.topics[topic]++
 	f := w.code.frame(data)
@@ -129,6 +138,27 @@ func (w *world) Publish(ctx context.Context, topic string, data []byte) error {
 	return nil
 }
 
+// carry takes as long as the link does, one frame after the other.
+func (w *world) carry(ctx context.Context, size int) error {
+	w.mu.Lock()
+	if w.speed == 0 {
+		w.mu.Unlock()
+		return nil
+	}
+	if now := time.Now(); w.free.Before(now) {
+		w.free = now
+	}
+	w.free = w.free.Add(time.Duration(float64(size) / float64(w.speed) * float64(time.Second)))
+	wait := time.Until(w.free)
+	w.mu.Unlock()
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (w *world) chance(p float64) bool { return p > 0 && w.rand.Float64() < p }
 
 // later runs f, with the world locked, after a random delay.
@@ -148,6 +178,13 @@ func (w *world) later(f func()) {
 func (w *world) arrive(f sealed) {
 	if w.bad.cut {
 		return
+	}
+	if w.seen != nil {
+		for _, r := range f.recs {
+			if !w.sky.row(f.h.Epoch).held.covers(telemetry.Range{First: r.Seq, Last: r.Seq}) {
+				w.seen(f, r)
+			}
+		}
 	}
 	w.sky.take(f)
 	for e, a := range w.sky.ledger {
@@ -199,6 +236,9 @@ func (w *world) deliver(b []byte) {
 		return
 	}
 	if r, err := w.code.open(b, w.agent, nil, time.Time{}); err == nil {
+		for _, e := range r.Epochs {
+			w.told[e.Epoch] = append(ranges(nil), e.Held...).add(telemetry.Range{First: 1, Last: e.Watermark})
+		}
 		w.note("receipt rev %d issued %s %v again %v", r.Revision, r.Issued.Format("04:05.000"), r.Epochs, r.Again)
 	}
 	if err := w.up.HandleReceipt(b); err != nil {

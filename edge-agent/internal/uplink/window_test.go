@@ -1,0 +1,134 @@
+package uplink
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// A window that receipts keep filling doubles, then adds a frame a round trip,
+// and halves once when receipts stay out.
+func TestWindowGrowsAndShrinks(t *testing.T) {
+	w := newWindow(defaultMax)
+	w.grow(firstWindow, true)
+	if w.limit() != 2*firstWindow {
+		t.Errorf("after a full window of receipts: %d, want %d", w.limit(), 2*firstWindow)
+	}
+	now := time.Now()
+	w.shrink(now)
+	w.shrink(now.Add(time.Millisecond))
+	if w.limit() != firstWindow {
+		t.Errorf("after one loss: %d, want %d", w.limit(), firstWindow)
+	}
+	w.grow(firstWindow, true)
+	if got, want := w.limit(), int64(firstWindow+w.target()); got != want {
+		t.Errorf("above the knee a window of receipts makes it %d, want %d", got, want)
+	}
+	w.shrink(now.Add(time.Hour))
+	w.shrink(now.Add(2 * time.Hour))
+	for i := range 20 {
+		w.shrink(now.Add(time.Duration(3+i) * time.Hour))
+	}
+	if w.limit() != minWindow {
+		t.Errorf("after many losses: %d, want %d", w.limit(), int64(minWindow))
+	}
+}
+
+// A window that was not full does not grow, and none grows above the limits.
+func TestWindowKeepsItsLimits(t *testing.T) {
+	w := newWindow(100_000)
+	w.grow(50_000, false)
+	if w.limit() != firstWindow {
+		t.Errorf("not full: %d, want %d", w.limit(), firstWindow)
+	}
+	for range 10 {
+		w.grow(50_000, true)
+	}
+	if w.limit() != 100_000 {
+		t.Errorf("configured limit: %d, want 100000", w.limit())
+	}
+	w.cloud = 20_000
+	if w.limit() != 20_000 {
+		t.Errorf("the cloud's limit: %d, want 20000", w.limit())
+	}
+	w.cloud = 0
+	if w.limit() != 0 {
+		t.Errorf("the cloud takes nothing: %d", w.limit())
+	}
+}
+
+// Frames aim at what the link carries in 5 s, between 4 and 512 KiB.
+func TestTargetFollowsTheLink(t *testing.T) {
+	w := newWindow(defaultMax)
+	if w.target() != firstTarget {
+		t.Errorf("link unknown: %d, want %d", w.target(), firstTarget)
+	}
+	start := time.Now()
+	for rate, want := range map[int]int{100: minTarget, 10_000: 50_000, 10_000_000: maxTarget} {
+		w := newWindow(defaultMax)
+		w.delivered = uint64(rate)
+		w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Second))
+		if w.target() != want {
+			t.Errorf("%d bytes a second: %d, want %d", rate, w.target(), want)
+		}
+	}
+}
+
+// A link that became slower is noticed while it is busy, and one that merely
+// had nothing to carry is not taken for slow.
+func TestRateFallsOnlyOnABusyLink(t *testing.T) {
+	w := newWindow(defaultMax)
+	w.rate = 100_000
+	start := time.Now()
+	w.delivered = 1000
+	w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Second))
+	if w.rate != 100_000 {
+		t.Errorf("idle link: %g", w.rate)
+	}
+	for range 30 {
+		w.sample(&flight{sentAt: start, tries: 1, limited: true}, start.Add(time.Second))
+	}
+	if w.rate > 2000 {
+		t.Errorf("busy link at 1000 bytes a second: %g", w.rate)
+	}
+}
+
+// The timeout follows the round trip, and a resent frame teaches nothing.
+func TestTimeoutFollowsTheRoundTrip(t *testing.T) {
+	w := newWindow(defaultMax)
+	if w.rto() != firstRTO {
+		t.Errorf("before a receipt: %s", w.rto())
+	}
+	start := time.Now()
+	w.sample(&flight{sentAt: start, tries: 2}, start.Add(time.Hour))
+	if w.rto() != firstRTO {
+		t.Errorf("after a resent frame: %s", w.rto())
+	}
+	for range 100 {
+		w.sample(&flight{sentAt: start, tries: 1}, start.Add(3*time.Second))
+	}
+	if got := w.rto(); got < 3*time.Second || got > 4*time.Second {
+		t.Errorf("round trips of 3 s: %s", got)
+	}
+	for range 100 {
+		w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Millisecond))
+	}
+	if w.rto() != minRTO {
+		t.Errorf("round trips of 1 ms: %s", w.rto())
+	}
+}
+
+// The random wait doubles to its cap, and uses the whole of it.
+func TestBackoffIsFullJitter(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for n, limit := range map[int]time.Duration{0: time.Second, 2: 4 * time.Second, 60: 30 * time.Second} {
+		var least, most time.Duration = time.Hour, 0
+		for range 2000 {
+			d := backoff(r, time.Second, 30*time.Second, n)
+			least, most = min(least, d), max(most, d)
+		}
+		if least > limit/50 || most > limit || most < limit*49/50 {
+			t.Errorf("after %d: from %s to %s, want 0 to %s", n, least, most, limit)
+		}
+	}
+}
