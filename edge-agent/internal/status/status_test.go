@@ -97,7 +97,7 @@ func TestRoutes(t *testing.T) {
 	f("/metrics", 200, "text/plain", "edge_test_total 0")
 	f("/index.html", 404, "", "")
 	f("/assets/", 404, "", "")
-	f("/../status.go", 301, "", "")
+	f("/status.go", 404, "", "")
 	if r := get(t, options(status.OK), "POST", "/v1/status"); r.StatusCode != 405 {
 		t.Errorf("POST: got %d", r.StatusCode)
 	}
