@@ -22,14 +22,21 @@ type Point struct {
 	Offset int64         // nanoseconds: true time in Unix nanoseconds minus Boot
 }
 
+// Plausible is the earliest time that a clock without an anchor is believed: the
+// year this was written in. A Pi without a clock says 1970.
+var Plausible = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
+
 // Timeline is what is known of true time within one boot: its synchronised
 // anchors, ascending by Boot, and bounds for when there is none.
 type Timeline struct {
 	Points []Point
 
-	// NotAfter bounds the offset when there are no points: a reading cannot
-	// have been recorded after the cloud received it. 0 when not known.
+	// NotAfter is the largest Offset that is possible: the cloud received a
+	// frame at that time less the Boot at which it was sent. 0 when not known.
 	NotAfter int64
+	// NotBefore is the last corrected time of the epoch before, in Unix
+	// nanoseconds. 0 when not known.
+	NotBefore int64
 }
 
 // FromAnchor returns the point that a synchronised anchor makes; ok is false
@@ -55,14 +62,11 @@ func (t *Timeline) Add(p Point) {
 // After a synchronised anchor the recorded wall clock is the best there is: the
 // kernel disciplines it. If it stepped since, or if the first synchronised
 // anchor of the boot came later, time since boot is added to the nearest
-// anchor's offset. Without any the recorded time stands, unless it lies in the
-// cloud's future.
+// anchor's offset. Without any anchor the recorded time stands as long as it
+// lies between what came before it and its own arrival.
 func (t *Timeline) Correct(at telemetry.Instant) int64 {
 	if len(t.Points) == 0 {
-		if t.NotAfter != 0 {
-			return min(at.Wall, int64(at.Boot)+t.NotAfter)
-		}
-		return at.Wall
+		return t.bounded(at)
 	}
 	i, _ := slices.BinarySearchFunc(t.Points, at.Boot, func(q Point, boot time.Duration) int {
 		if q.Boot <= boot {
@@ -78,4 +82,33 @@ func (t *Timeline) Correct(at telemetry.Instant) int64 {
 		return byAnchor
 	}
 	return at.Wall
+}
+
+// bounded is Correct without an anchor.
+func (t *Timeline) bounded(at telemetry.Instant) int64 {
+	latest := int64(at.Boot) + t.NotAfter
+	switch {
+	case t.NotAfter == 0 && at.Wall < t.NotBefore:
+		return t.NotBefore
+	case t.NotAfter == 0:
+		return at.Wall
+	case at.Wall > latest, at.Wall < max(t.NotBefore, Plausible):
+		return latest
+	}
+	return at.Wall
+}
+
+// Changes reports whether putting p into the timeline moves times that were
+// corrected without it by more than drift does.
+func (t *Timeline) Changes(p Point) bool {
+	if len(t.Points) == 0 || p.Boot < t.Points[0].Boot {
+		return true
+	}
+	for i := len(t.Points) - 1; i >= 0; i-- {
+		if q := t.Points[i]; q.Boot <= p.Boot {
+			d := time.Duration(p.Offset - q.Offset)
+			return d > Stepped || d < -Stepped
+		}
+	}
+	return false
 }

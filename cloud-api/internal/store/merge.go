@@ -22,6 +22,9 @@ type Merge struct {
 	Frame   *Frame
 	Agent   *Agent
 	Ledgers map[telemetry.Epoch]*ledger.Epoch
+	// Rivals is how many other epochs of the agent have the ordinal of the
+	// frame's; it is asked for only when the frame is NewOutbox.
+	Rivals int
 
 	Fresh   ledger.Set // of the frame's own epoch: what to insert
 	Changed map[telemetry.Epoch]bool
@@ -142,8 +145,9 @@ func (m *Merge) start(r *telemetry.Record) {
 	}
 	m.own().Start, m.own().StartedAt = s, r.At
 	if s.Previous.IsZero() {
-		if m.Agent.OnDevice > 0 && m.Frame.Epoch.Ordinal <= 1 {
-			m.alarm(AlarmReplaced, m.Frame.Epoch, fmt.Sprintf("the device began with an empty outbox while %d records were still on it", m.Agent.OnDevice))
+		if m.Rivals > 0 {
+			m.alarm(AlarmReplaced, m.Frame.Epoch, fmt.Sprintf(
+				"the device began anew with an empty outbox; %d records that it had before are not here", m.Agent.OnDevice))
 		}
 		return
 	}
@@ -163,42 +167,46 @@ func (m *Merge) wentBack(s *telemetry.Start) {
 
 // reports works in what the header says of the epochs on the device.
 func (m *Merge) reports() {
-	alive, mark, seq := m.mark()
+	mark, seq := m.mark()
 	for _, o := range m.Frame.Open {
 		l, ok := m.Ledgers[o.Epoch]
 		if !ok {
 			continue
 		}
-		if o.Lowest > o.Durable+1 || o.Trimmed > o.Durable {
-			m.alarm(AlarmClaims, o.Epoch, fmt.Sprintf("the device says lowest %d, durable %d, trimmed %d", o.Lowest, o.Durable, o.Trimmed))
+		if o.Lowest > o.Durable+1 || o.Trimmed > o.Durable || o.Epoch == m.Frame.Epoch && m.Frame.Last > o.Durable {
+			m.alarm(AlarmClaims, o.Epoch, fmt.Sprintf(
+				"a frame with seqs up to %d says lowest %d, durable %d, trimmed %d", m.Frame.Last, o.Lowest, o.Durable, o.Trimmed))
 			continue
 		}
-		if o.Epoch == alive && o.Durable > l.Device.Durable {
+		if o.Epoch == mark && o.Durable > l.Device.Durable {
 			m.lead(o.Epoch)
 		}
 		l.Report(o, mark, seq, m.Frame.Received)
 		m.Changed[o.Epoch] = true
+		m.restored(o, l)
 	}
-	if top := m.own().Device.Durable; m.Frame.Last > top && top > 0 {
-		m.alarm(AlarmClaims, m.Frame.Epoch, fmt.Sprintf("a frame carries seq %d, the device says that %d is its last", m.Frame.Last, top))
+}
+
+// restored looks whether the device was told of more than is here. A receipt
+// follows a commit, so the commit was undone.
+func (m *Merge) restored(o telemetry.OpenEpoch, l *ledger.Epoch) {
+	gone := l.Explained().Without(telemetry.Range{First: 1, Last: o.Trimmed})
+	if len(gone) > 0 {
+		m.alarm(AlarmRestored, o.Epoch, fmt.Sprintf(
+			"the device was told that everything up to seq %d is held, and %d records are not: this database lost commits or was restored from a backup; the device is asked for them", o.Trimmed, gone.Count()))
 	}
 }
 
 // mark returns the newest epoch that the frame lists, which is the one of the
-// process that sent it, and the newest record that the device had then. A frame
-// that lists only older epochs than one that is known says nothing about the
-// newest record: the mark is then out of reach until a frame does.
-func (m *Merge) mark() (alive, mark telemetry.Epoch, seq uint64) {
-	alive, seq = m.Frame.Epoch, m.Frame.Last
+// process that sent it, and the newest record that the device had then.
+func (m *Merge) mark() (telemetry.Epoch, uint64) {
+	mark, seq := m.Frame.Epoch, m.Frame.Last
 	for _, o := range m.Frame.Open {
-		if c := o.Epoch.Compare(alive); c > 0 || c == 0 && o.Durable > seq {
-			alive, seq = o.Epoch, o.Durable
+		if c := o.Epoch.Compare(mark); c > 0 || c == 0 && o.Durable > seq {
+			mark, seq = o.Epoch, o.Durable
 		}
 	}
-	if m.Agent.Lead.Ordinal > alive.Ordinal {
-		return alive, m.Agent.Lead, ledger.MaxSeq
-	}
-	return alive, alive, seq
+	return mark, seq
 }
 
 // lead follows which epoch of the agent is alive: a newer one takes over from
@@ -210,7 +218,7 @@ func (m *Merge) lead(e telemetry.Epoch) {
 	}
 	known := m.Ledgers[e].Device.Durable > 0
 	if a.Lead.IsZero() || e.Ordinal > a.Lead.Ordinal && !known {
-		a.Lead = e
+		a.Lead, a.LeadTurns = e, 0
 		return
 	}
 	if e.Ordinal < a.Lead.Ordinal && !known {
@@ -286,15 +294,42 @@ func (m *Merge) Result() Result {
 	return r
 }
 
-// AddAnchors puts the synchronised anchors of a frame into the timeline.
-func AddAnchors(t *clock.Timeline, f *Frame) {
-	for i := range f.Records {
-		r := &f.Records[i]
-		if r.Anchor == nil {
-			continue
-		}
-		if p, ok := clock.FromAnchor(r.At, *r.Anchor); ok {
-			t.Add(p)
+// Anchors returns the points that the frame's fresh synchronised anchors make.
+func (m *Merge) Anchors() []clock.Point {
+	var out []clock.Point
+	for _, part := range m.Fresh {
+		recs := m.Frame.Slice(part)
+		for i := range recs {
+			if recs[i].Anchor == nil {
+				continue
+			}
+			if p, ok := clock.FromAnchor(recs[i].At, *recs[i].Anchor); ok {
+				out = append(out, p)
+			}
 		}
 	}
+	return out
+}
+
+// NewOutbox reports whether the frame begins an epoch that follows no other.
+func NewOutbox(f *Frame) bool {
+	return f.First == 1 && len(f.Records) > 0 && f.Records[0].Start != nil && f.Records[0].Start.Previous.IsZero()
+}
+
+// FreshStart returns the frame's start record if it is fresh.
+func (m *Merge) FreshStart() *telemetry.Start {
+	if len(m.Fresh) == 0 || m.Fresh[0].First != 1 {
+		return nil
+	}
+	return m.Frame.Slice(telemetry.Range{First: 1, Last: 1})[0].Start
+}
+
+// NotAfter returns the largest clock offset that the frame proves possible, 0
+// when it proves none: Sent belongs to the boot of the process that sent it,
+// which is that of the newest epoch it names.
+func (m *Merge) NotAfter() int64 {
+	if alive, _ := m.mark(); alive != m.Frame.Epoch || m.Frame.Sent.Boot <= 0 {
+		return 0
+	}
+	return m.Frame.Received.UnixNano() - int64(m.Frame.Sent.Boot)
 }

@@ -73,6 +73,11 @@ type Store interface {
 	// used up is good again for the key that used it. Returns ErrToken.
 	Enrol(ctx context.Context, tokenID, agent string, key ed25519.PublicKey, at time.Time) error
 
+	// Maintain does what need not be done at once: it corrects times that were
+	// stored before their clock was known. It works in small transactions, and
+	// may be called at any time by any replica.
+	Maintain(ctx context.Context) error
+
 	// Ping returns nil when the store can commit.
 	Ping(ctx context.Context) error
 	Close() error

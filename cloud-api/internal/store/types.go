@@ -50,6 +50,7 @@ const (
 	AlarmClone    = "clone"     // two epochs of one agent advance at the same time
 	AlarmWentBack = "went-back" // the cloud holds more of an epoch than its successor knows
 	AlarmClaims   = "claims"    // the device said something that cannot be
+	AlarmRestored = "restored"  // the device was told that seqs are held, and they are not
 	AlarmReplaced = "replaced"  // the device began anew and forgot epochs that were still on it
 )
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/clock"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
@@ -51,6 +50,12 @@ func (s *session) commit(f *store.Frame, need []telemetry.Epoch) (store.Result, 
 		return store.Result{}, err
 	}
 	m := store.Merge{Frame: f, Agent: agent, Ledgers: ledgers}
+	if store.NewOutbox(f) {
+		err := s.row("SELECT count(*) FROM epochs WHERE agent_id = ? AND ordinal = ? AND id <> ?", []any{agent.ID, int64(f.Epoch.Ordinal), ids[f.Epoch]}, &m.Rivals)
+		if err != nil {
+			return store.Result{}, unavailable(fmt.Errorf("look for rivals: %w", err))
+		}
+	}
 	m.Apply()
 	if err := s.insert(&m, ids[f.Epoch]); err != nil {
 		return store.Result{}, err
@@ -114,12 +119,7 @@ func (s *session) save(m *store.Merge, ids map[telemetry.Epoch]int64) error {
 	at := m.Frame.Received.UnixNano()
 	for e := range m.Changed {
 		l := m.Ledgers[e]
-		var boot any
-		if l.Start != nil {
-			boot = l.Start.Boot[:]
-		}
-		_, err := s.exec("UPDATE epochs SET ledger = ?, missing = ?, boot = ?, received_at = ? WHERE id = ?",
-			l.Encode(), int64(l.Missing().Count()), boot, at, ids[e])
+		_, err := s.exec("UPDATE epochs SET ledger = ?, missing = ?, received_at = ? WHERE id = ?", l.Encode(), int64(l.Missing().Count()), at, ids[e])
 		if err != nil {
 			return unavailable(fmt.Errorf("write ledger: %w", err))
 		}
@@ -180,6 +180,9 @@ func (s *session) insert(m *store.Merge, epoch int64) error {
 	times, err := s.timeline(m, epoch)
 	if err != nil {
 		return unavailable(fmt.Errorf("read anchors: %w", err))
+	}
+	if err := s.anchors(m, epoch, times); err != nil {
+		return unavailable(fmt.Errorf("note anchors: %w", err))
 	}
 	args := make([]any, 0, rowsPerInsert*8)
 	for _, part := range m.Fresh {
@@ -260,26 +263,6 @@ func (s *session) topic(agent int64, name string) (int64, error) {
 	k.name = strings.Clone(name) // the frame's memory is not kept for a topic
 	s.topics[k] = id
 	return id, nil
-}
-
-// timeline returns what is known of true time in the frame's epoch, with the
-// anchors in the frame itself.
-func (s *session) timeline(m *store.Merge, epoch int64) (*clock.Timeline, error) {
-	rows, err := s.query("SELECT boot, wall FROM anchors WHERE epoch_id = ? AND synchronised ORDER BY seq", epoch)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	t := &clock.Timeline{}
-	for rows.Next() {
-		var boot, wall int64
-		if err := rows.Scan(&boot, &wall); err != nil {
-			return nil, err
-		}
-		t.Add(clock.Point{Boot: time.Duration(boot), Offset: wall - boot})
-	}
-	store.AddAnchors(t, m.Frame)
-	return t, rows.Err()
 }
 
 func flags(r *telemetry.Reading) int64 {

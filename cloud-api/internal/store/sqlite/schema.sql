@@ -29,12 +29,16 @@ CREATE TABLE epochs (
   eid BLOB NOT NULL,
   ledger BLOB NOT NULL,
   missing INTEGER NOT NULL DEFAULT 0,
-  boot BLOB,
+  boot BLOB, -- of the start record, when it has arrived
+  not_after INTEGER NOT NULL DEFAULT 0, -- see clock.Timeline
+  stale INTEGER NOT NULL DEFAULT 0, -- corrected times are to be made anew; counts how often that was found
   received_at INTEGER NOT NULL DEFAULT 0,
   UNIQUE (agent_id, ordinal, eid)
 ) STRICT;
 CREATE INDEX epochs_missing ON epochs(agent_id) WHERE missing > 0;
 CREATE INDEX epochs_boot ON epochs(agent_id, boot) WHERE boot IS NOT NULL;
+
+CREATE INDEX epochs_stale ON epochs(id) WHERE stale > 0;
 
 CREATE TABLE topics (
   id INTEGER PRIMARY KEY,
@@ -64,7 +68,7 @@ CREATE TABLE anchors (
   synchronised INTEGER NOT NULL,
   moved INTEGER NOT NULL,
   max_error INTEGER NOT NULL,
-  PRIMARY KEY (epoch_id, seq)
+  PRIMARY KEY (epoch_id, boot, seq)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE losses (

@@ -1,0 +1,29 @@
+package sqlite_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/storetest"
+)
+
+type database string
+
+func (d database) Open(t *testing.T) store.Store {
+	t.Helper()
+	st, err := sqlite.Open(t.Context(), sqlite.Options{Path: string(d), Samples: storetest.Samples})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	return st
+}
+
+func fresh(t *testing.T) storetest.Database {
+	return database(filepath.Join(t.TempDir(), "cloud.db"))
+}
+
+// SQLite behaves as every store does.
+func TestConformance(t *testing.T) { storetest.Run(t, fresh) }
