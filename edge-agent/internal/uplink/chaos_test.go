@@ -35,8 +35,11 @@ func TestChaos(t *testing.T) {
 }
 
 // chaos is one run: a few minutes of faults, then peace.
-func chaos(t testing.TB, seed uint64) *world {
+func chaos(t testing.TB, seed uint64) { chaosWith(t, seed, func(*world) {}) }
+
+func chaosWith(t testing.TB, seed uint64, prepare func(*world)) {
 	w := newWorld(t, seed)
+	prepare(w)
 	r := rand.New(rand.NewPCG(seed, 3))
 	w.box.keep = uint64(r.IntN(3)) * 500
 	w.sky.window = uint64(16<<10) << r.IntN(6)
@@ -54,7 +57,6 @@ func chaos(t testing.TB, seed uint64) *world {
 		w.sky.wait = 0
 	})
 	w.settle(time.Hour)
-	return w
 }
 
 // mishap changes something for the worse or the better.

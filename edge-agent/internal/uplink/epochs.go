@@ -89,12 +89,12 @@ func (u *Uplink) look(now time.Time) {
 // take merges the outbox's list, which is ascending and ends with our own epoch.
 func (s *epochs) take(list []telemetry.OpenEpoch, now time.Time) {
 	s.at, s.due, s.listed, s.pending = now, false, len(list), 0
-	s.update(list)
+	s.update(list, now)
 	s.load(list, now)
 }
 
 // update brings the epochs of the set up to date and drops those that ended.
-func (s *epochs) update(list []telemetry.OpenEpoch) {
+func (s *epochs) update(list []telemetry.OpenEpoch, now time.Time) {
 	for _, e := range s.all {
 		i, ok := slices.BinarySearchFunc(list, e.Epoch, func(o telemetry.OpenEpoch, id telemetry.Epoch) int {
 			return o.Epoch.Compare(id)
@@ -113,7 +113,8 @@ func (s *epochs) update(list []telemetry.OpenEpoch) {
 		}
 	}
 	s.all = slices.DeleteFunc(s.all, func(e *epoch) bool {
-		return !e.own && len(e.flights) == 0 && len(e.again) == 0 && (e.ended || e.Trimmed >= e.Durable)
+		over := e.ended || e.Trimmed >= e.Durable
+		return over && !e.own && len(e.flights) == 0 && (len(e.again) == 0 || e.resting(now))
 	})
 }
 
@@ -159,7 +160,7 @@ func (s *epochs) load(list []telemetry.OpenEpoch, now time.Time) {
 
 // resting reports whether nothing of the epoch can be sent or is in flight.
 func (e *epoch) resting(now time.Time) bool {
-	if len(e.flights) > 0 || len(e.again) > 0 || !e.known && e.askedAt.IsZero() {
+	if len(e.flights) > 0 || !e.known && e.askedAt.IsZero() {
 		return false
 	}
 	_, ok := e.gap(1, e.Durable, now)

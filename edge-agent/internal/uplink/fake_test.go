@@ -6,7 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -287,10 +287,12 @@ type cloud struct {
 	wait     time.Duration
 	revoked  bool
 	stored   map[telemetry.Epoch]ranges // readings, for ever: what the store holds
-	named    map[telemetry.Epoch]bool   // since the last receipt
+	named    []telemetry.Epoch          // since the last receipt; the newest push out the oldest
 	again    []telemetry.EpochRange
 	rejected []telemetry.Rejection
 	refuses  func(e telemetry.Epoch, r telemetry.Record) string
+
+	dry bool // look at no other epochs than the frame's: for ten thousand of them
 
 	saved         map[telemetry.Epoch]*account
 	savedRevision uint64
@@ -303,7 +305,7 @@ type account struct {
 }
 
 func newCloud() *cloud {
-	return &cloud{id: "cloud", ledger: map[telemetry.Epoch]*account{}, window: 1 << 20, named: map[telemetry.Epoch]bool{}, stored: map[telemetry.Epoch]ranges{}}
+	return &cloud{id: "cloud", ledger: map[telemetry.Epoch]*account{}, window: 1 << 20, stored: map[telemetry.Epoch]ranges{}}
 }
 
 func (c *cloud) row(e telemetry.Epoch) *account {
@@ -313,12 +315,19 @@ func (c *cloud) row(e telemetry.Epoch) *account {
 	return c.ledger[e]
 }
 
+// name has the next receipt speak of the epoch.
+func (c *cloud) name(e telemetry.Epoch) {
+	c.named = slices.DeleteFunc(c.named, func(x telemetry.Epoch) bool { return x == e })
+	c.named = append(c.named, e)
+	c.named = c.named[max(0, len(c.named)-telemetry.MaxEpochs):]
+}
+
 // take stores a frame, in one transaction.
 func (c *cloud) take(f sealed) {
 	defer func() { c.revision++ }()
-	c.named[f.h.Epoch] = true
+	c.name(f.h.Epoch)
 	for _, o := range f.h.Open {
-		c.named[o.Epoch] = true
+		c.name(o.Epoch)
 	}
 	c.ask(f.h)
 	if c.refuses != nil {
@@ -336,7 +345,6 @@ func (c *cloud) take(f sealed) {
 		}
 		if r.Kind == telemetry.KindLoss {
 			c.row(r.Loss.Epoch).explained = c.row(r.Loss.Epoch).explained.add(r.Loss.Seqs)
-			c.named[r.Loss.Epoch] = true
 		}
 	}
 }
@@ -349,7 +357,7 @@ func (c *cloud) ask(h telemetry.Header) {
 		listed[o.Epoch] = true
 		c.wants(o.Epoch, max(o.Trimmed, o.Lowest-1))
 	}
-	if int(h.OpenTotal) > len(h.Open) {
+	if c.dry || int(h.OpenTotal) > len(h.Open) {
 		return
 	}
 	for e, a := range c.ledger {
@@ -395,16 +403,12 @@ func (c *cloud) receipt(agent string) telemetry.Receipt {
 		Cloud: c.id, Agent: agent, Revision: c.revision, Issued: time.Now(), Window: c.window,
 		RetryAfter: c.wait, Revoked: c.revoked, Rejected: c.rejected,
 	}
-	for e := range c.named {
+	for _, e := range c.named {
 		says, _ := c.row(e).says(e)
 		r.Epochs = append(r.Epochs, says)
 	}
-	sort.Slice(r.Epochs, func(i, j int) bool { return r.Epochs[i].Epoch.Compare(r.Epochs[j].Epoch) < 0 })
-	if len(r.Epochs) > telemetry.MaxEpochs {
-		r.Epochs = r.Epochs[len(r.Epochs)-telemetry.MaxEpochs:]
-	}
 	r.Again = c.again[:min(len(c.again), telemetry.MaxAgain)]
-	c.named, c.again, c.rejected = map[telemetry.Epoch]bool{}, nil, nil
+	c.named, c.again, c.rejected = nil, nil, nil
 	return r
 }
 

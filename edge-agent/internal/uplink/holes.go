@@ -13,6 +13,9 @@ import (
 // way, or in an epoch that is not in the working set yet.
 const quietFor = time.Minute
 
+// explainWait bounds one append to the outbox, which holds up the loop.
+const explainWait = 5 * time.Second
+
 // quiet is since when everything on the device has been at the cloud.
 type quiet struct {
 	since time.Time // zero: not now
@@ -23,6 +26,7 @@ type quiet struct {
 // on the device gives a reason for. The answer is a loss record, so that the
 // watermark can always move.
 func (u *Uplink) explain(ctx context.Context, now time.Time) {
+	u.recheck(ctx, now)
 	if !u.allSaid(now) {
 		u.quiet = quiet{}
 		return
@@ -88,9 +92,12 @@ func (u *Uplink) explainEpoch(ctx context.Context, e *epoch, now time.Time) {
 			if r.First <= e.mark || e.explained.covers(r) {
 				continue
 			}
+			if u.isBack(ctx, e, r) {
+				return
+			}
 			loss := telemetry.Loss{Epoch: e.Epoch, Seqs: r, Reason: telemetry.ReasonUnknown, Count: r.Len()}
-			if err := u.o.Outbox.Explain(ctx, loss); err != nil {
-				u.trouble(fmt.Errorf("explain a hole: %w", err), now)
+			if err := u.append(ctx, loss); err != nil {
+				u.trouble(err, now)
 				return
 			}
 			e.explained = e.explained.add(r)
@@ -99,4 +106,40 @@ func (u *Uplink) explainEpoch(ctx context.Context, e *epoch, now time.Time) {
 			u.quiet = quiet{}
 		}
 	}
+}
+
+// append has the outbox append the loss record.
+func (u *Uplink) append(ctx context.Context, loss telemetry.Loss) error {
+	ctx, cancel := context.WithTimeout(ctx, explainWait)
+	defer cancel()
+	if err := u.o.Outbox.Explain(ctx, loss); err != nil {
+		return fmt.Errorf("explain a hole: %w", err)
+	}
+	return nil
+}
+
+// recheck looks once a minute whether what was gone is back: a damaged segment
+// is off the shelf while what is readable of it is saved.
+func (u *Uplink) recheck(ctx context.Context, now time.Time) {
+	if now.Sub(u.checked) < quietFor {
+		return
+	}
+	u.checked = now
+	for _, e := range u.epochs.all {
+		for _, r := range e.gone {
+			if u.isBack(ctx, e, r) {
+				break // the set has changed
+			}
+		}
+	}
+}
+
+// isBack takes out of what is gone a run that can be read after all.
+func (u *Uplink) isBack(ctx context.Context, e *epoch, r telemetry.Range) bool {
+	recs, err := u.o.Outbox.Read(ctx, e.Epoch, max(r.First, e.mark+1), 1, 1)
+	if err != nil || len(recs) == 0 || recs[0].Seq > r.Last {
+		return false
+	}
+	e.gone = e.gone.sub(telemetry.Range{First: recs[0].Seq, Last: r.Last})
+	return true
 }

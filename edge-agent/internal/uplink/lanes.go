@@ -222,6 +222,7 @@ func (u *Uplink) takeOff(ctx context.Context, e *epoch, g telemetry.Range, f fra
 
 // launchFlight hands the frame of a flight to Publish.
 func (u *Uplink) launchFlight(ctx context.Context, fl *flight, f frame, now time.Time) {
+	u.alarms.clear(AlarmOutbox) // it can be read
 	busy := u.inFlight() > 0
 	fl.size, fl.state, fl.sentAt, fl.overtaken = len(f.data), sending, now, time.Time{}
 	fl.tries++

@@ -234,8 +234,8 @@ func (u *Uplink) again(a telemetry.EpochRange, now time.Time) {
 	}
 	for _, r := range missing {
 		if err := u.o.Outbox.Again(a.Epoch, r); err != nil {
-			u.trouble(fmt.Errorf("give back to the cloud: %w", err), now)
-			return
+			u.alarms.raise(AlarmReceipt, fmt.Sprintf("asked for records %d to %d of epoch %s: %s", r.First, r.Last, a.Epoch, err), now)
+			continue
 		}
 		u.met.again.Add(float64(r.Len()))
 		u.epochs.due = true

@@ -107,17 +107,18 @@ type Uplink struct {
 	status Status // copied by Status
 
 	// Below is the loop's alone.
-	epochs epochs
-	win    window
-	link   link
-	lanes  [lanes]laneState
-	cloud  cloudState
-	list   listing
-	cut    cutter
-	mode   Mode
-	alarms alarms
-	quiet  quiet
-	pace   pace
+	epochs  epochs
+	win     window
+	link    link
+	lanes   [lanes]laneState
+	cloud   cloudState
+	list    listing
+	cut     cutter
+	mode    Mode
+	alarms  alarms
+	quiet   quiet
+	checked time.Time // when what is gone was last looked for
+	pace    pace
 
 	full        bool      // the window kept something back
 	yield       bool      // nothing new starts before a large frame went

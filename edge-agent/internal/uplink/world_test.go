@@ -26,7 +26,7 @@ type faults struct {
 // clock of a synctest bubble.
 type world struct {
 	t    testing.TB
-	mu   sync.Mutex
+	mu   *sync.Mutex
 	rand *rand.Rand
 	box  *memory
 	code *codec
@@ -52,13 +52,14 @@ type world struct {
 	onFrame  func(f sealed, topic string)
 	seen     func(f sealed, r telemetry.Record) // each reading when the cloud first has it
 
-	speed int       // bytes a second that the link carries; 0: as much as you like
-	free  time.Time // when the link has carried what it was given
+	also  func(receipt []byte) // hears every receipt too
+	speed int                  // bytes a second that the link carries; 0: as much as you like
+	free  time.Time            // when the link has carried what it was given
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
-		t: t, rand: rand.New(rand.NewPCG(seed, 1)), box: newMemory(), code: &codec{ratio: 0.25}, sky: newCloud(),
+		t: t, mu: new(sync.Mutex), rand: rand.New(rand.NewPCG(seed, 1)), box: newMemory(), code: &codec{ratio: 0.25}, sky: newCloud(),
 		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges{}, told: map[telemetry.Epoch]ranges{}, flush: 50 * time.Millisecond,
 		bad: faults{delay: 20 * time.Millisecond},
 	}
@@ -188,6 +189,9 @@ func (w *world) arrive(f sealed) {
 	}
 	w.sky.take(f)
 	for e, a := range w.sky.ledger {
+		if w.sky.dry && e != f.h.Epoch {
+			continue
+		}
 		for _, r := range a.all() {
 			w.ever[e] = w.ever[e].add(r)
 		}
@@ -240,6 +244,9 @@ func (w *world) deliver(b []byte) {
 			w.told[e.Epoch] = append(ranges(nil), e.Held...).add(telemetry.Range{First: 1, Last: e.Watermark})
 		}
 		w.note("receipt rev %d issued %s %v again %v", r.Revision, r.Issued.Format("04:05.000"), r.Epochs, r.Again)
+	}
+	if w.also != nil {
+		w.also(b)
 	}
 	if err := w.up.HandleReceipt(b); err != nil {
 		w.t.Errorf("receipt refused: %v", err)
