@@ -265,12 +265,10 @@ func (o *Outbox) takeStates() []state {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var out []state
-	for _, e := range o.order {
-		if e.dirty {
-			e.dirty = false
-			out = append(out, state{e.id, e.encodeState()})
-		}
+	for e := range o.changes.dirty {
+		out = append(out, state{e.id, e.encodeState()})
 	}
+	clear(o.changes.dirty)
 	return out
 }
 
@@ -279,7 +277,7 @@ func (o *Outbox) markStates(states []state) {
 	defer o.mu.Unlock()
 	for _, s := range states {
 		if e := o.epochs[s.epoch]; e != nil {
-			e.dirty = true
+			o.changes.dirty[e] = true
 		}
 	}
 }
@@ -336,6 +334,7 @@ func (o *Outbox) seal() error {
 	err := l.close()
 	o.mu.Lock()
 	f.live = nil
+	o.changes.look[o.current] = true
 	o.mu.Unlock()
 	f.mu.Unlock()
 	o.live = nil
@@ -424,8 +423,8 @@ func (o *Outbox) allStates() []state {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var out []state
+	clear(o.changes.dirty)
 	for _, e := range o.order {
-		e.dirty = false
 		if len(e.receipted) > 0 || len(e.explained) > 0 {
 			out = append(out, state{e.id, e.encodeState()})
 		}

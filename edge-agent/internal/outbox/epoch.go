@@ -20,9 +20,22 @@ type epoch struct {
 	explained []explanation
 	pins      []pin
 	asked     ranges.Set // ranges that a queued loss record answers for
-	dirty     bool       // differs from what the newest segment says
-	look      bool       // files of it may have become removable
+	changes   *changes
 }
+
+// changes are the epochs whose receipts or losses changed. Outbox.mu guards it.
+type changes struct {
+	dirty map[*epoch]bool // differ from what the newest segment says
+	look  map[*epoch]bool // files of them may have become removable
+}
+
+// touch notes that what is known of the epoch changed.
+func (e *epoch) touch() {
+	e.changes.dirty[e] = true
+	e.changes.look[e] = true
+}
+
+func (e *epoch) dirty() bool { return e.changes.dirty[e] }
 
 // explanation is a range given up by a durable loss record that the cloud has
 // not receipted yet.
@@ -85,6 +98,7 @@ func (e *epoch) open() telemetry.OpenEpoch {
 }
 
 func (e *epoch) addRun(r *run) {
+	r.file.undone++
 	i := sort.Search(len(e.runs), func(i int) bool { return e.runs[i].seqs.First > r.seqs.First })
 	e.runs = append(e.runs, nil)
 	copy(e.runs[i+1:], e.runs[i:])
@@ -105,7 +119,7 @@ func (e *epoch) removeFile(f *segment) {
 
 // explain notes that a durable loss record gives seqs up.
 func (e *epoch) explain(x explanation) {
-	e.dirty, e.look = true, true
+	e.touch()
 	for i := range e.explained {
 		// Neighbours with one reason and one teller become one, or a device that
 		// drops for a year would remember every drop.
@@ -122,7 +136,7 @@ func (e *epoch) explain(x explanation) {
 func (e *epoch) unreceipt(r telemetry.Range, after time.Time) {
 	e.receipted = e.receipted.Sub(r)
 	e.pins = append(e.pins, pin{seqs: r, after: after})
-	e.dirty, e.look = true, true
+	e.touch()
 }
 
 // settle turns explanations whose loss record was receipted into receipted ranges.
@@ -131,7 +145,7 @@ func (e *epoch) settle(receipted func(telemetry.Epoch, uint64) bool) {
 	for _, x := range e.explained {
 		if receipted(x.by, x.seq) {
 			e.receipted = e.receipted.Add(x.seqs)
-			e.dirty, e.look = true, true
+			e.touch()
 		} else {
 			keep = append(keep, x)
 		}

@@ -50,13 +50,17 @@ func (o *Outbox) findRoom(own bool) error {
 }
 
 // setAside reserves the segment after the present one, making room as the policy
-// allows. That there is none is no error.
+// allows. That there is none is no error: it is tried again when something was
+// removed, and now and then.
 func (o *Outbox) setAside() error {
-	if o.spare > 0 || o.opts.ReserveBytes < 0 {
+	if o.spare > 0 || o.live == nil || o.freeing || o.opts.ReserveBytes < 0 || time.Now().Before(o.asideAt) {
 		return nil
 	}
+	o.freeing = true
 	err := o.reserveSpare(o.opts.ReserveBytes, o.opts.Full == DropOldest)
+	o.freeing = false
 	if errors.Is(err, errNoRoom) {
+		o.asideAt = time.Now().Add(retryRoom)
 		return nil
 	}
 	return err

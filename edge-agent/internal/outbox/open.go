@@ -39,6 +39,12 @@ func (o *Outbox) load() error {
 	}
 	o.sortLocked()
 	o.loadStates()
+	for _, e := range o.order {
+		o.changes.look[e] = true
+	}
+	for _, f := range o.files {
+		o.condemned += int(boolByte(f.bad != nil))
+	}
 	if n := len(o.order); n > 0 {
 		o.prior = o.order[n-1]
 		ordinal = max(ordinal, o.prior.id.Ordinal)
@@ -69,7 +75,7 @@ func (o *Outbox) epochLocked(id telemetry.Epoch) *epoch {
 	if e := o.epochs[id]; e != nil {
 		return e
 	}
-	e := &epoch{id: id}
+	e := &epoch{id: id, changes: &o.changes}
 	o.epochs[id] = e
 	i := sort.Search(len(o.order), func(i int) bool { return o.order[i].id.Compare(id) > 0 })
 	o.order = append(o.order, nil)

@@ -196,6 +196,7 @@ type Outbox struct {
 	wait    chan struct{}
 	inside  []item // losses to append, ahead of the queue
 	stat    counters
+	changes changes
 	trimmed time.Time // Issued of the newest receipt
 
 	doneBytes int64 // in files that are done
@@ -212,7 +213,9 @@ type Outbox struct {
 	synced   bool          // the last anchor called the clock synchronised
 	ranBase  time.Duration // how long the device had run when Boot was 0
 	expireAt time.Duration // time since boot of the next look at ages
-	packed   bool          // nothing small is left to pack
+	asideAt  time.Time     // of the next try to set a spare aside
+	freeing  bool          // setAside is at work
+	mendAt   time.Time     // of the next try to quarantine
 }
 
 // Open opens the folder, takes its lock and finds out what is in it, which
@@ -230,7 +233,8 @@ func Open(opts Options) (*Outbox, error) {
 		opts: opts, log: opts.Logger, lock: lock,
 		queue: newQueue(opts.QueueRecords, opts.QueueBytes),
 		kick:  make(chan struct{}, 1), running: make(chan struct{}), wait: make(chan struct{}),
-		epochs: map[telemetry.Epoch]*epoch{},
+		epochs:  map[telemetry.Epoch]*epoch{},
+		changes: changes{dirty: map[*epoch]bool{}, look: map[*epoch]bool{}},
 	}
 	if err := o.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %s: %w", opts.Dir, err), lock.Close())

@@ -127,23 +127,31 @@ type topics func(id uint64) (string, error)
 // in order, until emit returns false. Records keep referring to block. It returns
 // an error with errDamaged in its chain at the first one that is not right.
 func decodeBlock(e telemetry.Epoch, first uint64, block []byte, name topics, emit func(telemetry.Record) bool) error {
+	var bad error
+	eachRecord(e, first, block, name, func(rec telemetry.Record, err error) bool {
+		bad = err
+		return err == nil && emit(rec)
+	})
+	return bad
+}
+
+// eachRecord is decodeBlock that can go on after a record that is not right, as
+// far as the lengths lead it.
+func eachRecord(e telemetry.Epoch, first uint64, block []byte, name topics, emit func(telemetry.Record, error) bool) {
 	var at telemetry.Instant
 	for seq := first; len(block) > 0; seq++ {
 		d := decoder{b: block}
 		body := d.bytes(d.uvarint())
 		if d.bad {
-			return damaged("seq %d: cut off", seq)
+			emit(telemetry.Record{Seq: seq}, damaged("seq %d: cut off", seq))
+			return
 		}
 		rec, err := decodeRecord(e, seq, at, body, name)
-		if err != nil {
-			return err
-		}
-		if !emit(rec) {
-			return nil
+		if !emit(rec, err) {
+			return
 		}
 		at, block = rec.At, d.b
 	}
-	return nil
 }
 
 func decodeRecord(e telemetry.Epoch, seq uint64, before telemetry.Instant, body []byte, name topics) (telemetry.Record, error) {

@@ -47,7 +47,9 @@ type segment struct {
 	runs []*run // one; in a pack any number
 	pack bool
 	bad  error // why it is to be quarantined
-	done bool  // everything in it was receipted or given up
+	done bool  // counted in doneBytes: nothing in it is needed any more
+
+	undone int // runs that are not done
 
 	mu   sync.RWMutex // held for reading while live is used, for writing to end it
 	live *live        // while it is the one being written
@@ -58,6 +60,7 @@ type run struct {
 	epoch *epoch
 	seqs  telemetry.Range // all durable
 	file  *segment
+	done  bool // everything in it was receipted or given up
 }
 
 func liveName(e telemetry.Epoch, first uint64) string {

@@ -83,7 +83,7 @@ func (e *epoch) receipt(s ranges.Set) {
 	before := e.receipted.Len()
 	e.receipted = e.receipted.Union(s)
 	if e.receipted.Len() != before {
-		e.dirty, e.look = true, true
+		e.touch()
 	}
 	keep := e.pins[:0]
 	for _, p := range e.pins {
@@ -154,12 +154,10 @@ func (o *Outbox) answerLocked(e *epoch, r telemetry.Range) {
 // reclaim removes what was receipted and is beyond what is to be kept.
 func (o *Outbox) reclaim() error {
 	o.mu.Lock()
-	for _, e := range o.order {
-		if e.look {
-			e.look = false
-			o.lookLocked(e)
-		}
+	for e := range o.changes.look {
+		o.lookLocked(e)
 	}
+	clear(o.changes.look)
 	over := o.doneBytes - o.opts.KeepBytes
 	o.mu.Unlock()
 	for over > 0 {
@@ -182,26 +180,23 @@ func (o *Outbox) reclaim() error {
 func (o *Outbox) lookLocked(e *epoch) {
 	given := e.given()
 	for _, r := range e.runs {
-		f := r.file
-		if done := f.live == nil && f.bad == nil && (!f.pack && given.Covers(r.seqs) || f.pack && f.covered()); done != f.done {
-			f.done = done
-			if done {
-				o.doneBytes += f.size
-			} else {
-				o.doneBytes -= f.size
-			}
+		if done := given.Covers(r.seqs); done != r.done {
+			r.done = done
+			r.file.undone += 1 - 2*int(boolByte(done))
 		}
+		o.countDoneLocked(r.file)
 	}
 }
 
-// covered reports whether every run of the file was given back or given up.
-func (f *segment) covered() bool {
-	for _, r := range f.runs {
-		if !r.epoch.given().Covers(r.seqs) {
-			return false
+func (o *Outbox) countDoneLocked(f *segment) {
+	if done := f.undone == 0 && f.live == nil && f.bad == nil; done != f.done {
+		f.done = done
+		if done {
+			o.doneBytes += f.size
+		} else {
+			o.doneBytes -= f.size
 		}
 	}
-	return true
 }
 
 func (o *Outbox) oldestDone() *segment {
@@ -220,7 +215,7 @@ func (o *Outbox) discard(f *segment) error {
 	o.mu.Lock()
 	dirty := o.live == nil
 	for _, r := range f.runs {
-		dirty = dirty || r.epoch.dirty
+		dirty = dirty || r.epoch.dirty()
 	}
 	o.mu.Unlock()
 	if dirty {
@@ -270,7 +265,7 @@ func (o *Outbox) mayUnlink(f *segment) error {
 				have = have.Add(other.seqs)
 			}
 		}
-		if f.live != nil || o.live == nil || r.epoch.dirty || !have.Covers(r.seqs) {
+		if f.live != nil || o.live == nil || r.epoch.dirty() || !have.Covers(r.seqs) {
 			return fmt.Errorf("%w: %s", errCovered, f.name)
 		}
 	}

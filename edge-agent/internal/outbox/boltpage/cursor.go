@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 )
 
 // Tree is one bucket of a file.
@@ -182,4 +183,76 @@ func (c *Cursor) forward() bool {
 		c.stack = c.stack[:len(c.stack)-1]
 	}
 	return false
+}
+
+// Leaves calls fn with every key and value that can be made out on any leaf page
+// of the size bytes behind r, in use or not, whatever the tree says, and those of
+// buckets that lie inside a page. Pages that cannot be read or are not what they
+// call themselves are passed over. page and elem name the place for At; key and
+// value are valid only during the call. It ends early when fn returns false.
+func Leaves(r io.ReaderAt, size int64, fn func(page uint64, elem int, key, value []byte) bool) {
+	for id := uint64(2); int64(id+1)*PageSize <= size; id++ {
+		n, ok := leafPage(r, size, id)
+		if !ok {
+			continue
+		}
+		for i, kv := range n.all() {
+			if !fn(id, i, kv.key, kv.value) {
+				return
+			}
+		}
+	}
+}
+
+// At returns what Leaves found at a place, or nils.
+func At(r io.ReaderAt, size int64, page uint64, elem int) (key, value []byte) {
+	n, ok := leafPage(r, size, page)
+	if !ok {
+		return nil, nil
+	}
+	if all := n.all(); elem < len(all) {
+		return all[elem].key, all[elem].value
+	}
+	return nil, nil
+}
+
+func leafPage(r io.ReaderAt, size int64, id uint64) (node, bool) {
+	buf, err := readAt(r, size, id, 1)
+	if err != nil {
+		return node{}, false
+	}
+	n, over, err := parseHeader(buf, id)
+	if err != nil || !n.leaf {
+		return node{}, false
+	}
+	if over > 0 {
+		if long, err := readAt(r, size, id, over+1); err == nil {
+			n.buf = long
+		}
+	}
+	return n, true
+}
+
+type keyValue struct{ key, value []byte }
+
+// all returns the elements of a leaf that lie within it, and those of the
+// buckets inside it.
+func (n node) all() []keyValue {
+	var out []keyValue
+	for i := 0; i < n.count && headerSize+(i+1)*leafElem <= len(n.buf); i++ {
+		flags, k, v, err := n.leafAt(i)
+		if err != nil {
+			continue
+		}
+		if flags&flagBucket == 0 {
+			out = append(out, keyValue{k, v})
+			continue
+		}
+		if len(v) > bucketSize {
+			if in, err := parseInline(v[bucketSize:]); err == nil {
+				out = append(out, in.all()...)
+			}
+		}
+	}
+	return out
 }

@@ -1,0 +1,333 @@
+package outbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// world is the model in memory that an outbox is held against: everything that
+// was ever appended, what a pretended cloud receipted, and every loss record seen.
+type world struct {
+	tb     testing.TB
+	rng    *rand.Rand
+	opts   Options
+	box    *opened
+	epochs []telemetry.Epoch
+	made   map[telemetry.Epoch]map[uint64]string // readings, by epoch and seq
+	last   map[telemetry.Epoch]uint64
+	held   map[telemetry.Epoch]ranges.Set // the cloud has these
+	lost   map[telemetry.Epoch]ranges.Set // a loss record said so
+	issued time.Time
+	count  int
+}
+
+func newWorld(tb testing.TB, seed uint64, opts Options) *world {
+	w := &world{
+		tb: tb, rng: rand.New(rand.NewPCG(seed, 1)), opts: opts,
+		made: map[telemetry.Epoch]map[uint64]string{}, last: map[telemetry.Epoch]uint64{},
+		held: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
+		issued: time.Unix(1_700_000_000, 0),
+	}
+	w.opts.Dir = tb.TempDir()
+	w.open()
+	return w
+}
+
+func (w *world) open() {
+	w.tb.Helper()
+	w.box = open(w.tb, w.opts)
+	w.epochs = append(w.epochs, w.box.Stats().Epoch)
+	w.made[w.epochs[len(w.epochs)-1]] = map[uint64]string{}
+}
+
+func (w *world) current() telemetry.Epoch { return w.epochs[len(w.epochs)-1] }
+
+// text is unlike any other reading's, now and then large.
+func (w *world) text() string {
+	w.count++
+	n := w.rng.IntN(300)
+	if w.rng.IntN(40) == 0 {
+		n = w.rng.IntN(20_000)
+	}
+	return strconv.Itoa(w.count) + ":" + string(bytes.Repeat([]byte{byte('a' + w.count%26)}, n))
+}
+
+func (w *world) appendSome() {
+	e := w.current()
+	n := 1 + w.rng.IntN(60)
+	drafts := make([]Draft, n)
+	for i := range drafts {
+		drafts[i] = reading("t/"+strconv.Itoa(w.rng.IntN(9)), w.text())
+	}
+	last, err := w.box.Append(context.Background(), drafts...)
+	if errors.Is(err, ErrFull) {
+		w.learn() // some of them may be on the disk all the same
+		return
+	}
+	if err != nil {
+		w.tb.Fatalf("append: %v", err)
+	}
+	w.learnFrom(e, max(w.last[e]+1, last+1-min(last, uint64(4*n))))
+	for i, d := range drafts {
+		// Losses may have been appended in between: find each by its text.
+		found := false
+		for seq, text := range w.made[e] {
+			if seq > w.last[e]-min(w.last[e], uint64(8*n)) && text == string(d.Reading.Payload) {
+				found = true
+			}
+		}
+		if !found && !w.gone(e) {
+			w.tb.Fatalf("appended record %d of %d is not there", i, n)
+		}
+	}
+}
+
+// gone reports whether some of an epoch may have been dropped.
+func (w *world) gone(e telemetry.Epoch) bool { return len(w.lost[e]) > 0 }
+
+// learnFrom takes over what the outbox holds of an epoch from a seq on, holding it
+// against what was known.
+func (w *world) learnFrom(e telemetry.Epoch, from uint64) {
+	w.tb.Helper()
+	for {
+		recs, err := w.box.Read(context.Background(), e, from, 1+w.rng.IntN(200), 1+w.rng.IntN(1<<17))
+		if err != nil {
+			w.tb.Fatalf("read: %v", err)
+		}
+		if len(recs) == 0 {
+			return
+		}
+		for i, rec := range recs {
+			if want := recs[0].Seq + uint64(i); rec.Seq != want || rec.Seq < from {
+				w.tb.Fatalf("read from %d: seq %d at place %d", from, rec.Seq, i)
+			}
+			w.learnRecord(e, rec)
+		}
+		from = recs[len(recs)-1].Seq + 1
+	}
+}
+
+func (w *world) learnRecord(e telemetry.Epoch, rec telemetry.Record) {
+	w.tb.Helper()
+	if w.made[e] == nil {
+		w.tb.Fatalf("epoch %s was never made", e)
+	}
+	text := "-"
+	if rec.Reading != nil {
+		text = string(rec.Reading.Payload)
+	}
+	if old, ok := w.made[e][rec.Seq]; ok && old != text {
+		w.tb.Fatalf("epoch %s seq %d was %.20q and is %.20q", e, rec.Seq, old, text)
+	}
+	w.made[e][rec.Seq] = text
+	w.last[e] = max(w.last[e], rec.Seq)
+	if l := rec.Loss; l != nil {
+		w.lost[l.Epoch] = w.lost[l.Epoch].Add(l.Seqs)
+	}
+}
+
+// learn reads everything and returns what is there.
+func (w *world) learn() map[telemetry.Epoch]ranges.Set {
+	w.tb.Helper()
+	there := map[telemetry.Epoch]ranges.Set{}
+	for _, o := range w.box.Epochs() {
+		w.learnFrom(o.Epoch, 1)
+		for from := uint64(1); ; {
+			recs, err := w.box.Read(context.Background(), o.Epoch, from, 1<<20, 1<<30)
+			if err != nil {
+				w.tb.Fatalf("read: %v", err)
+			}
+			if len(recs) == 0 {
+				break
+			}
+			r := telemetry.Range{First: recs[0].Seq, Last: recs[len(recs)-1].Seq}
+			there[o.Epoch] = there[o.Epoch].Add(r)
+			from = r.Last + 1
+		}
+		if o.Durable < w.last[o.Epoch] {
+			w.tb.Fatalf("epoch %s: durable is %d, %d was read", o.Epoch, o.Durable, w.last[o.Epoch])
+		}
+	}
+	return there
+}
+
+// audit fails unless every number ever made is on the device, held by the cloud or
+// given up by a loss record.
+func (w *world) audit() {
+	w.tb.Helper()
+	there := w.learn()
+	for _, e := range w.epochs {
+		known := there[e].Union(w.held[e]).Union(w.lost[e])
+		if miss := known.Missing(telemetry.Range{First: 1, Last: w.last[e]}); len(miss) > 0 {
+			w.tb.Fatalf("epoch %s: nothing accounts for %v of %d", e, miss, w.last[e])
+		}
+	}
+}
+
+// receipt has the cloud take some of what is on the device, and say so.
+func (w *world) receipt() {
+	w.tb.Helper()
+	w.issued = w.issued.Add(time.Second)
+	r := telemetry.Receipt{Agent: "greenhouse-1", Issued: w.issued}
+	for _, o := range w.box.Epochs() {
+		if w.rng.IntN(3) == 0 {
+			continue
+		}
+		w.learnFrom(o.Epoch, 1)
+		for range 1 + w.rng.IntN(3) {
+			if o.Durable == 0 {
+				break
+			}
+			first := 1 + w.rng.Uint64N(o.Durable)
+			if w.rng.IntN(2) == 0 {
+				first = 1
+			}
+			w.held[o.Epoch] = w.held[o.Epoch].Add(telemetry.Range{First: first, Last: min(o.Durable, first+w.rng.Uint64N(o.Durable))})
+		}
+		er := telemetry.EpochReceipt{Epoch: o.Epoch, Watermark: w.held[o.Epoch].Watermark()}
+		for _, h := range w.held[o.Epoch] {
+			if h.First > er.Watermark && len(er.Held) < telemetry.MaxHeld {
+				er.Held = append(er.Held, h)
+			}
+		}
+		r.Epochs = append(r.Epochs, er)
+	}
+	if err := w.box.Trim(r); err != nil {
+		w.tb.Fatalf("trim: %v", err)
+	}
+}
+
+// again has the cloud lose something that it had, and ask for it.
+func (w *world) again() {
+	w.tb.Helper()
+	for e, held := range w.held {
+		if len(held) == 0 || w.rng.IntN(2) == 0 {
+			continue
+		}
+		r := held[w.rng.IntN(len(held))]
+		r.First += w.rng.Uint64N(r.Len())
+		w.held[e] = held.Sub(r)
+		// What is left of it must be sent again, or be given up as receipted.
+		if err := w.box.Again(e, r); err != nil {
+			w.tb.Fatalf("again %s %v: %v", e, r, err)
+		}
+		w.box.append(reading("after", "again"+w.text())) // what Again queued is durable before
+		return
+	}
+}
+
+// restart closes the outbox, or pulls the plug between two commits, and opens it.
+func (w *world) restart() {
+	w.tb.Helper()
+	if w.rng.IntN(2) == 0 {
+		if err := w.box.stop(); err != nil {
+			w.tb.Fatalf("stop: %v", err)
+		}
+	} else {
+		dir := w.tb.TempDir()
+		copyDir(w.tb, w.opts.Dir, dir)
+		if err := w.box.stop(); err != nil {
+			w.tb.Fatalf("stop: %v", err)
+		}
+		w.opts.Dir = dir
+	}
+	w.open()
+}
+
+// copyDir copies a folder. The outbox may be at work in it: the caller audits.
+func copyDir(tb testing.TB, from, to string) {
+	tb.Helper()
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, d := range entries {
+		if err := copyFile(filepath.Join(from, d.Name()), filepath.Join(to, d.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// walk does steps at random and audits now and then.
+func (w *world) walk(steps int) {
+	for range steps {
+		switch n := w.rng.IntN(20); {
+		case n < 11:
+			w.appendSome()
+		case n < 15:
+			w.receipt()
+		case n < 16:
+			w.again()
+		case n < 18:
+			w.restart()
+		default:
+			w.audit()
+		}
+	}
+	w.audit()
+}
+
+// envInt returns a number from the environment, for the long forms of tests.
+func envInt(tb testing.TB, name string, short, normal int) int {
+	tb.Helper()
+	if s := os.Getenv(name); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			tb.Fatalf("%s=%q: %v", name, s, err)
+		}
+		return n
+	}
+	if testing.Short() {
+		return short
+	}
+	return normal
+}
+
+// Whatever is done to an outbox, in any order, with restarts in between: every
+// number it ever gave is on the disk, receipted or explained, and means one reading.
+func TestRandomWalkAgreesWithModel(t *testing.T) {
+	walks := envInt(t, "OUTBOX_WALKS", 2, 12)
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("OUTBOX_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	for i := range walks {
+		s := seed + uint64(i)
+		for _, full := range []Policy{Refuse, DropOldest} {
+			t.Run(fmt.Sprintf("%s/seed=%d", full, s), func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(s, 2))
+				o := Options{
+					SegmentBytes: 256 << 10, MaxBytes: 2 << 20, Full: full, FullGrace: 20 * time.Millisecond,
+					KeepBytes: int64(rng.IntN(3)) * 300 << 10, QueueRecords: 1 + rng.IntN(200),
+				}
+				newWorld(t, s, o).walk(60)
+			})
+		}
+	}
+}
