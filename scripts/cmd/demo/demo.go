@@ -25,7 +25,7 @@ type demo struct {
 	fleet  *sensors.Fleet
 	oracle *oracle.Oracle
 
-	healed time.Time // when the link was healed, or the agent was back
+	caughtUp chan time.Duration // how long it took; -1: never
 }
 
 // run builds, starts, plays, judges, and ends everything.
@@ -95,6 +95,7 @@ func (d *demo) watched(ctx context.Context) (oracle.Verdict, error) {
 
 func (d *demo) play(ctx context.Context) (oracle.Verdict, error) {
 	d.prepare("demo")
+	d.caughtUp = make(chan time.Duration, 1)
 	d.screen.Print(fmt.Sprintf("\n  dashboard     %s\n  agent status  %s\n  MQTT          %s (try: mosquitto_pub -p %s -q 1 -t test -m hello)\n\n",
 		d.stack.Cloud.URL, d.stack.Edge.Status, d.stack.Edge.MQTT, port(d.stack.Edge.MQTT)))
 	d.screen.Event("%d sensors publish %v messages a second at QoS 1 for %v", d.sensors, d.rate, d.length)

@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
@@ -24,11 +23,11 @@ const (
 // scenario runs the sensors and, beside them, the faults. It returns when all
 // that was published is acknowledged and the faults are over.
 func (d *demo) scenario(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	during, cancel := context.WithCancel(ctx)
 	defer cancel()
 	published := make(chan error, 1)
-	go func() { published <- d.fleet.Run(ctx, nil) }()
-	go d.showProgress(ctx)
+	go func() { published <- d.fleet.Run(during, nil) }()
+	go d.showProgress(during)
 	if err := d.faults(ctx, time.Now()); err != nil {
 		return err
 	}
@@ -70,7 +69,7 @@ func (d *demo) faults(ctx context.Context, start time.Time) error {
 		}
 		d.screen.Event("network healed; %s records wait on the device", term.Count(d.waiting(ctx)))
 	}
-	d.healed = time.Now()
+	go d.watchCatchUp(ctx)
 	return nil
 }
 
@@ -95,38 +94,23 @@ func (d *demo) killAgent(ctx context.Context) error {
 	return nil
 }
 
-// waiting asks the agent how many records no receipt covers.
+// waiting asks the agent how many records no receipt covers; 0 when it does not
+// answer.
 func (d *demo) waiting(ctx context.Context) uint64 {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.stack.Edge.Status+"/v1/status", nil)
+	status, err := device.Get(ctx, d.stack.Edge.Status)
 	if err != nil {
 		return 0
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	var status struct {
-		Outbox struct {
-			Records uint64 `json:"records"`
-		} `json:"outbox"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
-		return 0
-	}
-	return status.Outbox.Records
+	return status.Waiting
 }
 
 // judge waits until the device has nothing left to send, then reads everything
 // back.
 func (d *demo) judge(ctx context.Context) (oracle.Verdict, error) {
 	v := oracle.Verdict{Expected: d.fleet.Expected(), CaughtUpMS: -1}
-	limit := time.Now().Add(catchUpBase + d.outage)
-	if d.catchUp(ctx, limit) {
-		v.CaughtUp(time.Since(d.healed))
-		d.screen.Event("the cloud has caught up")
+	d.settle(ctx, 0, time.Now().Add(catchUpBase+d.outage))
+	if took := <-d.caughtUp; took >= 0 {
+		v.CaughtUp(took)
 	}
 	if err := ctx.Err(); err != nil {
 		return v, err
@@ -140,16 +124,37 @@ func (d *demo) judge(ctx context.Context) (oracle.Verdict, error) {
 		return v, err
 	}
 	v.Findings, v.Unexplained, v.Lost = check.Findings(), agent.Unexplained, agent.Lost
+	for _, alarm := range agent.Alarms {
+		v.Examples = append(v.Examples, fmt.Sprintf("alarm %s, %d times: %s %s", alarm.Kind, alarm.Count, alarm.Epoch, alarm.Detail))
+	}
 	v.Judge()
 	return v, nil
 }
 
-// catchUp waits until the cloud knows of nothing more on the device.
-func (d *demo) catchUp(ctx context.Context, limit time.Time) bool {
+// watchCatchUp delivers how long after healing the device had sent what it kept:
+// less than a second's worth of messages is under way, while new ones go on
+// coming in. It delivers -1 when that never was.
+func (d *demo) watchCatchUp(ctx context.Context) {
+	healed := time.Now()
+	if !d.settle(ctx, uint64(d.rate), healed.Add(catchUpBase+d.outage)) {
+		d.caughtUp <- -1
+		return
+	}
+	took := time.Since(healed)
+	d.screen.Event("caught up: what the device had kept is in the cloud, %d ms after healing", took.Milliseconds())
+	d.caughtUp <- took
+}
+
+// settle waits until at most so many records are on the device, by its own
+// count and by the cloud's.
+func (d *demo) settle(ctx context.Context, most uint64, limit time.Time) bool {
 	for time.Now().Before(limit) {
 		agent, err := d.stack.Client().Agent(ctx, d.stack.Edge.ID)
-		if err == nil && agent.OnDevice == 0 && d.waiting(ctx) == 0 {
-			return true
+		if err == nil && agent.OnDevice <= most {
+			status, err := device.Get(ctx, d.stack.Edge.Status)
+			if err == nil && status.Waiting <= most {
+				return true
+			}
 		}
 		if sleepUntil(ctx, time.Now().Add(poll)) != nil {
 			return false

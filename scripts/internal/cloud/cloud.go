@@ -16,16 +16,24 @@ import (
 
 // Agent is what the cloud says about one agent, as of its last frame.
 type Agent struct {
-	ID          string   `json:"id"`
-	Epoch       string   `json:"epoch"`       // the newest
-	Watermark   uint64   `json:"watermark"`   // of that epoch
-	Held        uint64   `json:"held"`        // records
-	OnDevice    uint64   `json:"on_device"`   // records that are still to come
-	Lost        uint64   `json:"lost"`        // records given up, and why is known
-	Expired     uint64   `json:"expired"`     // by the cloud's own retention
-	Unexplained uint64   `json:"unexplained"` // records that nobody accounts for
-	Redelivered uint64   `json:"redelivered"` // readings that a publisher sent with DUP
-	Alarms      []string `json:"alarms"`
+	ID          string  `json:"id"`
+	Epoch       string  `json:"epoch"`       // the newest
+	Watermark   uint64  `json:"watermark"`   // of that epoch
+	Held        uint64  `json:"held"`        // records
+	OnDevice    uint64  `json:"on_device"`   // records that are still to come
+	Lost        uint64  `json:"lost"`        // records given up, and why is known
+	Expired     uint64  `json:"expired"`     // by the cloud's own retention
+	Unexplained uint64  `json:"unexplained"` // records that nobody accounts for
+	Redelivered uint64  `json:"redelivered"` // readings that a publisher sent with DUP
+	Alarms      []Alarm `json:"alarms"`
+}
+
+// Alarm is something about an agent that should never be.
+type Alarm struct {
+	Kind   string `json:"kind"`
+	Epoch  string `json:"epoch"`
+	Detail string `json:"detail"`
+	Count  uint64 `json:"count"`
 }
 
 // Reading is one reading as the API shows it.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
+	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -30,11 +31,27 @@ func (s *Stack) run(p build.Program, name string, env []string, args ...string) 
 // await polls url until it answers with a 2xx. It gives up when the program
 // ends, when ctx does, and after readyLimit.
 func (s *Stack) await(ctx context.Context, p *process.Process, url string) error {
+	return until(ctx, p, func() error { return probe(ctx, url) })
+}
+
+// enrolled waits until the agent knows its cloud: before that it sends nothing.
+func (s *Stack) enrolled(ctx context.Context) error {
+	return until(ctx, s.Edge.Agent, func() error {
+		status, err := device.Get(ctx, s.Edge.Status)
+		if err == nil && !status.Enrolled() {
+			err = errors.New("it is not enrolled")
+		}
+		return err
+	})
+}
+
+// until polls ready.
+func until(ctx context.Context, p *process.Process, ready func() error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, errNotReady)
 	defer cancel()
 	var last error
 	for {
-		if last = probe(ctx, url); last == nil {
+		if last = ready(); last == nil {
 			return nil
 		}
 		select {

@@ -204,7 +204,10 @@ func (s *Stack) startEdge(ctx context.Context) (err error) {
 	if e.Agent, err = s.run(build.EdgeAgent, "edge-agent", nil, "run", "--config", config); err != nil {
 		return err
 	}
-	return s.AgentReady(ctx)
+	if err := s.AgentReady(ctx); err != nil {
+		return err
+	}
+	return s.enrolled(ctx)
 }
 
 // AgentReady waits until the agent takes messages: after Start, and after a
