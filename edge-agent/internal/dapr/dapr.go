@@ -72,6 +72,10 @@ type State struct {
 // Good reports whether frames go out and receipts can come in.
 func (s State) Good() bool { return s.Subscribed && s.LastError == "" }
 
+// hush keeps the SDK from writing to standard output; its logger is the
+// process's, so the first client sets it for all.
+var hush sync.Once
+
 // New prepares a client; it opens no connection. It fails only when the address
 // cannot be one.
 func New(o Options) (*Client, error) {
@@ -87,6 +91,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection to sidecar %s: %w", o.Address, err)
 	}
+	hush.Do(func() { client.SetLogger(slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)) })
 	c := &Client{opts: o, conn: conn, sdk: client.NewClientWithConnection(conn)}
 	c.metrics = newMetrics(o.Registerer, c)
 	return c, nil
