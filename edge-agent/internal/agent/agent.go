@@ -57,21 +57,16 @@ type Agent struct {
 
 // New opens whatever the agent keeps and listens on: folder, key, outbox and
 // ports. Its errors say what to do. Nothing runs before Run.
-func New(o Options) (a *Agent, err error) {
-	a = &Agent{config: o.Config, version: o.Version, log: o.Logger, clock: o.Clock, metrics: prometheus.NewRegistry()}
+func New(o Options) (*Agent, error) {
+	a := &Agent{config: o.Config, version: o.Version, log: o.Logger, clock: o.Clock, metrics: prometheus.NewRegistry()}
 	if a.clock == nil {
 		a.clock = clock.System()
 	}
 	a.started = a.clock.Now()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.close())
-		}
-	}()
 	for _, open := range []func() error{a.openKeys, a.openOutbox, a.openUplink, a.openIntake, a.openStatus} {
 		if err := open(); err != nil {
-			return nil, err
+			return nil, errors.Join(err, a.close())
 		}
 	}
 	return a, nil
