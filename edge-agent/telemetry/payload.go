@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/internal/wire"
 )
@@ -93,9 +92,11 @@ func appendPayloads(w *wire.Body, payloads [][]byte) {
 		w.TemplateLengths = binary.AppendUvarint(w.TemplateLengths, uint64(len(text)))
 		w.Templates = append(w.Templates, text...)
 		s.reset(payloads, by.of(i+1))
-		for range strings.Count(text, "0") {
-			s.cut()
-			w.Digits = s.append(w.Digits)
+		for at := range len(text) {
+			if text[at] == '0' {
+				s.cut()
+				w.Digits = s.append(w.Digits, text[:at])
+			}
 		}
 	}
 }

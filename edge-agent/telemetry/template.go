@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Sensors send the same text over and over with other numbers in it. Payloads
@@ -25,6 +26,10 @@ const (
 	digitsPlain    = 0  // numbers without leading zeros
 	maxDigits      = 18 // what fits into an int64, and so does the difference of two
 	digitsVerbatim = 19
+
+	// Above digitsFraction it is digitsFraction + the number of digits that none
+	// exceeds: they follow a point, and trailing zeros are not there.
+	digitsFraction = 20
 
 	maxNumber = 1e18 - 1 // the largest of maxDigits digits
 )
@@ -126,9 +131,10 @@ func (s *slotWriter) cut() {
 	}
 }
 
-// append appends the column that cut found.
-func (s *slotWriter) append(b []byte) []byte {
-	mode := modeOf(s.runs)
+// append appends the column that cut found; before is what stands before each
+// run in it.
+func (s *slotWriter) append(b []byte, before string) []byte {
+	mode := modeOf(s.runs, strings.HasSuffix(before, "."))
 	b = binary.AppendUvarint(b, mode)
 	if mode == digitsVerbatim {
 		for _, r := range s.runs {
@@ -145,30 +151,31 @@ func (s *slotWriter) append(b []byte) []byte {
 		for _, c := range r {
 			v = 10*v + int64(c-'0')
 		}
+		for n := len(r); mode > digitsFraction && n < int(mode-digitsFraction); n++ {
+			v *= 10
+		}
 		s.vs = append(s.vs, v)
 	}
 	return appendNumbers(b, s.vs)
 }
 
-// modeOf returns how to write a column: the first of the ways that loses nothing.
-func modeOf(runs [][]byte) uint64 {
-	width, plain := len(runs[0]), true
+// modeOf returns how to write a column so that nothing is lost.
+func modeOf(runs [][]byte, fraction bool) uint64 {
+	least, most, plain := maxDigits, 0, true
 	for _, r := range runs {
-		if len(r) > maxDigits {
-			return digitsVerbatim
-		}
-		if r[0] == '0' && len(r) > 1 {
-			plain = false
-		}
-		if len(r) != width {
-			width = 0
-		}
+		least, most = min(least, len(r)), max(most, len(r))
+		plain = plain && (r[0] != '0' || len(r) == 1)
+		fraction = fraction && (r[len(r)-1] != '0' || len(r) == 1)
 	}
 	switch {
+	case most > maxDigits:
+		return digitsVerbatim
+	case fraction && least < most:
+		return digitsFraction + uint64(most)
 	case plain:
 		return digitsPlain
-	case width > 0:
-		return uint64(width)
+	case least == most:
+		return uint64(most)
 	}
 	return digitsVerbatim
 }
@@ -203,7 +210,7 @@ func (t *template) open(text []byte, n int, digits *column) error {
 			return digits.err
 		}
 		s := slot{before: text[:at], mode: digits.uvarint()}
-		if s.mode > digitsVerbatim {
+		if s.mode == digitsFraction || s.mode > digitsFraction+maxDigits {
 			return errDigits
 		}
 		if s.mode == digitsVerbatim {
@@ -280,5 +287,12 @@ func (s *slot) append(b []byte) ([]byte, error) {
 		text[maxDigits-1-i] = '0' + byte(v%10)
 		v /= 10
 	}
-	return append(b, text[maxDigits-s.mode:]...), nil
+	if s.mode < digitsFraction {
+		return append(b, text[maxDigits-s.mode:]...), nil
+	}
+	b = append(b, text[maxDigits+digitsFraction-s.mode:]...)
+	for n := s.mode - digitsFraction; n > 1 && b[len(b)-1] == '0'; n-- {
+		b = b[:len(b)-1]
+	}
+	return b, nil
 }

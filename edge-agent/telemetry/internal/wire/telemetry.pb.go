@@ -405,8 +405,9 @@ type Body struct {
 	Templates       []byte `protobuf:"bytes,13,opt,name=templates,proto3" json:"templates,omitempty"`
 	// For each template, for each 0 in it, a varint that says how the runs of digits
 	// are written, and then those of all its payloads: 0 as numbers without
-	// leading zeros; 1 to 18 as numbers padded to so many digits; 19 as varints, their
-	// lengths, and then the digits, end to end.
+	// leading zeros; 1 to 18 as numbers padded with zeros before them to so many digits;
+	// 19 as varints, their lengths, and then the digits, end to end; 21 to 38 as numbers
+	// of 20 less digits, of which zeros at the end, but for the first digit, are left out.
 	Digits        []byte `protobuf:"bytes,14,opt,name=digits,proto3" json:"digits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
