@@ -22,12 +22,13 @@ type epoch struct {
 	parked  []parked  // single records that the cloud refuses, kept and tried now and then
 	limits  []limit   // frames that the cloud refused: cut finer there
 	again   ranges    // the cloud asked for these and has not got them yet
+	againAt time.Time // when the first of them was asked for
 
-	ended     bool      // the outbox lists it no longer
-	explained ranges    // answered with a loss record already
-	saidAt    time.Time // when a receipt last named it
-	known     bool      // a receipt named it
-	askedAt   time.Time // when a frame last named it in its list
+	ended       bool      // the outbox lists it no longer
+	explainedAt time.Time // when its holes were last answered with loss records
+	saidAt      time.Time // when a receipt last named it
+	known       bool      // a receipt named it
+	askedAt     time.Time // when a frame last named it in its list
 }
 
 // parked is a record that the cloud refused by itself.

@@ -55,6 +55,7 @@ type flight struct {
 
 	send      uint64    // number of the Publish that carries it; parts of one frame share it
 	sentAt    time.Time // when it was last handed to Publish
+	takenAt   time.Time // when that Publish returned nil: the wait for the receipt begins
 	overtaken time.Time // resend from then on, since a later frame has its receipt; zero: not overtaken
 
 	delivered uint64 // the window's count of receipted bytes when it was sent
@@ -115,12 +116,12 @@ func (u *Uplink) oldest(in lane, ok func(*flight) bool) *flight {
 	return nil
 }
 
-// waitsLongest returns the flight of the lane that was sent first and has no
-// receipt, or nil.
+// waitsLongest returns the flight of the lane that the broker has had longest
+// without a receipt, or nil.
 func (u *Uplink) waitsLongest(in lane) (first *flight) {
 	for _, e := range u.epochs.all {
 		for _, f := range e.flights {
-			if f.lane == in && f.state == sent && (first == nil || f.sentAt.Before(first.sentAt)) {
+			if f.lane == in && f.state == sent && (first == nil || f.takenAt.Before(first.takenAt)) {
 				first = f
 			}
 		}
@@ -132,7 +133,7 @@ func (u *Uplink) waitsLongest(in lane) (first *flight) {
 // longer, and always random in part.
 func (u *Uplink) deadline(f *flight) time.Time {
 	s := &u.lanes[f.lane]
-	from := f.sentAt
+	from := f.takenAt
 	if s.last.After(from) {
 		from = s.last
 	}

@@ -13,6 +13,10 @@ import (
 // way, or in an epoch that is not in the working set yet.
 const quietFor = time.Minute
 
+// explainAgain is how long the answer to a hole may take: a cloud that went back
+// unnoticed may have lost it.
+const explainAgain = 10 * time.Minute
+
 // explainWait bounds one append to the outbox, which holds up the loop.
 const explainWait = 5 * time.Second
 
@@ -42,6 +46,7 @@ func (u *Uplink) explain(ctx context.Context, now time.Time) {
 	for _, e := range u.epochs.all {
 		switch {
 		case len(e.gone) == 0:
+		case now.Sub(e.explainedAt) < explainAgain: // the answer is on its way
 		case e.saidAt.Before(ripe):
 			e.question(now)
 		default:
@@ -89,7 +94,7 @@ func (e *epoch) question(now time.Time) {
 func (u *Uplink) explainEpoch(ctx context.Context, e *epoch, now time.Time) {
 	for _, g := range e.gone {
 		for _, r := range e.held.missing(g) {
-			if r.First <= e.mark || e.explained.covers(r) {
+			if r.First <= e.mark {
 				continue
 			}
 			if u.isBack(ctx, e, r) {
@@ -100,7 +105,7 @@ func (u *Uplink) explainEpoch(ctx context.Context, e *epoch, now time.Time) {
 				u.trouble(err, now)
 				return
 			}
-			e.explained = e.explained.add(r)
+			e.explainedAt = now
 			u.met.explained.Add(float64(r.Len()))
 			u.alarms.raise(AlarmHole, fmt.Sprintf("records %d to %d of epoch %s are neither here nor in the cloud, for no known reason", r.First, r.Last, e.Epoch), now)
 			u.quiet = quiet{}

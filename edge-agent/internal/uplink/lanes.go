@@ -14,6 +14,7 @@ const (
 	jumpRanges = telemetry.MaxHeld / 2 // the live lane opens no more ranges than this; the rest is for lost frames
 	turns      = 3                     // live frames in a row before the backlog gets one, however much is new
 	reserve    = 8                     // one part in so many of the window is kept from the backlog
+	stubborn   = 3                     // tries after which a frame is split even if that might open a 17th range
 	pipeline   = 4                     // frames that the window should hold, so that receipts come in a stream
 	airtime    = 2 * time.Second       // of backlog inside Publish: what a live frame may find ahead of it
 )
@@ -242,8 +243,8 @@ func (u *Uplink) resend(ctx context.Context, fl *flight, counted bool, now time.
 		return false
 	}
 	size := telemetry.MaxFrame
-	if t := u.win.target(); fl.size > 2*t && fl.epoch.worst(telemetry.Range{}) < telemetry.MaxHeld {
-		size = t
+	if t := u.win.target(); fl.size > 2*t && (fl.tries > stubborn || fl.epoch.worst(telemetry.Range{}) < telemetry.MaxHeld) {
+		size = t // the link is slower than when it was cut
 	}
 	e := fl.epoch
 	f, err := u.cutFrame(ctx, e, fl.seqs, size, true)

@@ -230,3 +230,23 @@ func TestOverloadDoesNotStarveTheBacklog(t *testing.T) {
 		}
 	})
 }
+
+// Frames cut for a fast link are cut smaller when it turns out slow: at 1 kB a
+// second, where a large one never comes through, everything still arrives.
+func TestAFastLinkThatBecomesSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.code.ratio = 1
+		w.speed = 1 << 20
+		w.run()
+		for range 20 {
+			w.box.readings(1000, 200)
+			time.Sleep(time.Second)
+		}
+		w.settle(time.Minute)
+		w.box.readings(1000, 200)
+		w.lock(func() { w.speed = 1000 })
+		w.settle(20 * time.Minute) // 225 kB take 4 minutes
+		w.stop()
+	})
+}

@@ -28,6 +28,7 @@ type link struct {
 type carried struct {
 	lane  lane
 	size  int
+	at    time.Time
 	asked []telemetry.Epoch // listed in it, to be asked for again if it fails
 }
 
@@ -63,7 +64,7 @@ func (u *Uplink) launch(ctx context.Context, now time.Time, in lane, data []byte
 	if l.sends == nil {
 		l.sends = make(map[uint64]carried, sendersMax)
 	}
-	l.sends[id] = carried{lane: in, size: len(data), asked: asked}
+	l.sends[id] = carried{lane: in, size: len(data), at: now, asked: asked}
 	l.last = now
 	u.met.frames.WithLabelValues(in.String()).Inc()
 	u.met.bytes.WithLabelValues(in.String()).Add(float64(len(data)))
@@ -86,6 +87,7 @@ func (u *Uplink) settle(r result) {
 	if r.err != nil {
 		to = due
 		u.failed(r.err, now)
+		u.win.slow(s.size, now.Sub(s.at))
 		u.unask(s.asked)
 	} else {
 		u.link.fails, u.link.err, u.link.lastOK = 0, nil, now
@@ -93,7 +95,7 @@ func (u *Uplink) settle(r result) {
 	for _, e := range u.epochs.all {
 		for _, f := range e.flights {
 			if f.send == r.id && f.state == sending {
-				f.state = to
+				f.state, f.takenAt = to, now
 			}
 		}
 	}

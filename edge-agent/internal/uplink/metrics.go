@@ -36,7 +36,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		window:        gauge("window_bytes", "Bytes that may be in flight."),
 		unconfirmed:   gauge("unconfirmed_records", "Records without a receipt."),
 		oldest:        gauge("oldest_unsent_age_seconds", "Age of the oldest record never sent; 0 when none is."),
-		rtt:           gauge("round_trip_seconds", "From publish to receipt, smoothed."),
+		rtt:           gauge("round_trip_seconds", "From the broker's acknowledgement to the receipt, smoothed."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.frames, m.bytes, m.resends, m.timeouts, m.receipts, m.publishErrors, m.confirmed, m.rejected,

@@ -16,6 +16,8 @@ const (
 	// cloud that went back with a clock that did so too.
 	patience = time.Minute
 
+	againWait = time.Minute // what was asked for again is on its way so long; then the answer may have been lost
+
 	maxHold    = time.Hour        // longest pause that a receipt can order; the next receipt can order another
 	parkedWait = 10 * time.Minute // between two tries of a record that the cloud refuses
 )
@@ -134,7 +136,7 @@ func (u *Uplink) wentBack() {
 	u.met.wentBack.Inc()
 	u.log.Warn("uplink: cloud went back", "cloud", u.cloud.id, "revision", u.cloud.revision)
 	for _, e := range u.epochs.all {
-		e.known, e.askedAt, e.again, e.explained = false, time.Time{}, nil, nil
+		e.known, e.askedAt, e.again, e.explainedAt = false, time.Time{}, nil, time.Time{}
 	}
 }
 
@@ -187,13 +189,13 @@ func (u *Uplink) landed(f *flight, now time.Time) {
 	u.win.sample(f, now)
 	s := &u.lanes[f.lane]
 	s.timeouts, s.last, s.jitter = 0, now, backoff(u.rand, u.win.rto(), maxRTO, 0)
-	if f.tries > 1 && now.Sub(f.sentAt) < u.win.srtt*3/4 {
-		return // may be the receipt of an earlier copy
+	if f.state != sent || f.tries > 1 && now.Sub(f.takenAt) < u.win.srtt*3/4 {
+		return // faster than its Publish, or perhaps the receipt of an earlier copy
 	}
 	wait := min(max(u.win.srtt/2, 100*time.Millisecond), firstRTO)
 	for _, e := range u.epochs.all {
 		for _, x := range e.flights {
-			if x.lane == f.lane && x.state == sent && x.overtaken.IsZero() && x.sentAt.Before(f.sentAt) {
+			if x.lane == f.lane && x.state == sent && x.overtaken.IsZero() && x.takenAt.Before(f.takenAt) {
 				x.overtaken = now.Add(wait + backoff(u.rand, wait, firstRTO, 0))
 			}
 		}
@@ -229,7 +231,7 @@ func (u *Uplink) reject(x telemetry.Rejection, now time.Time) {
 func (u *Uplink) again(a telemetry.EpochRange, now time.Time) {
 	e := u.epochs.find(a.Epoch)
 	missing := ranges{a.Seqs}
-	if e != nil {
+	if e != nil && now.Sub(e.againAt) < againWait {
 		missing = e.again.missing(a.Seqs) // the rest is on its way
 	}
 	for _, r := range missing {
@@ -243,7 +245,7 @@ func (u *Uplink) again(a telemetry.EpochRange, now time.Time) {
 			e = u.revive(a.Epoch)
 		}
 		if e != nil {
-			e.wanted(r)
+			e.wanted(r, now)
 		}
 	}
 }
@@ -262,7 +264,10 @@ func (u *Uplink) revive(id telemetry.Epoch) *epoch {
 }
 
 // wanted makes r something to be sent.
-func (e *epoch) wanted(r telemetry.Range) {
+func (e *epoch) wanted(r telemetry.Range, now time.Time) {
+	if now.Sub(e.againAt) >= againWait {
+		e.again, e.againAt = nil, now
+	}
 	e.again = e.again.add(r)
 	e.gone = e.gone.sub(r)
 	e.held = e.held.sub(r)

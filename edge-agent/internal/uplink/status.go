@@ -36,7 +36,7 @@ type Status struct {
 	InFlight         int           `json:"in_flight_bytes"`
 	Window           int64         `json:"window_bytes"`
 	CloudWindow      int64         `json:"cloud_window_bytes"` // negative: no receipt yet
-	RoundTrip        time.Duration `json:"round_trip_ns"`      // from Publish to the receipt, smoothed; 0: none yet
+	RoundTrip        time.Duration `json:"round_trip_ns"`      // from the broker to the receipt, smoothed; 0: none yet
 	BytesPerSecond   float64       `json:"bytes_per_second"`   // that the link carries, by receipts; 0: not known
 	RecordsPerSecond float64       `json:"records_per_second"` // confirmed lately
 

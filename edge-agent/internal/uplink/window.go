@@ -30,7 +30,7 @@ type window struct {
 	cloud int64   // what the last receipt allows; negative until one said
 	max   int64   // configured
 
-	srtt, rttvar time.Duration // zero before the first sample
+	srtt, rttvar time.Duration // from the broker to the receipt; zero before the first sample
 	rate         float64       // bytes a second that the cloud confirmed; zero before the first sample
 	delivered    uint64        // bytes confirmed since the start
 	shrunk       time.Time     // when it last shrank: one loss is one reason
@@ -83,12 +83,13 @@ func (w *window) shrink(now time.Time) {
 	w.rate /= 2
 }
 
-// sample takes one flight's way from Publish to its receipt.
+// sample takes one flight that has its receipt: how long the cloud took since
+// the broker had it, and how many bytes were receipted since it left.
 func (w *window) sample(f *flight, now time.Time) {
-	took := max(now.Sub(f.sentAt), time.Millisecond)
-	if f.tries == 1 { // of a resent frame nobody knows which copy was answered
-		w.round(took)
+	if f.tries == 1 && f.state == sent { // of a resent frame nobody knows which copy was answered
+		w.round(max(now.Sub(f.takenAt), time.Millisecond))
 	}
+	took := max(now.Sub(f.sentAt), time.Millisecond)
 	rate := float64(w.delivered-f.delivered) / took.Seconds()
 	switch {
 	case rate >= w.rate:
@@ -98,7 +99,15 @@ func (w *window) sample(f *flight, now time.Time) {
 	}
 }
 
-// round takes a sample of the round trip, smoothed as in RFC 6298.
+// slow notes a Publish of size bytes that failed: if it took long, the link
+// carries no more than that. Smaller frames then come through.
+func (w *window) slow(size int, took time.Duration) {
+	if took >= carry {
+		w.rate = min(max(w.rate, firstTarget/carry.Seconds()), float64(size)/took.Seconds())
+	}
+}
+
+// round takes a sample of the time from broker to receipt, smoothed as in RFC 6298.
 func (w *window) round(took time.Duration) {
 	if w.srtt == 0 {
 		w.srtt, w.rttvar = took, took/2

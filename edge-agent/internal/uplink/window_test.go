@@ -67,7 +67,7 @@ func TestTargetFollowsTheLink(t *testing.T) {
 	for rate, want := range map[int]int{100: minTarget, 10_000: 50_000, 10_000_000: maxTarget} {
 		w := newWindow(defaultMax)
 		w.delivered = uint64(rate)
-		w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Second))
+		w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 1}, start.Add(time.Second))
 		if w.target() != want {
 			t.Errorf("%d bytes a second: %d, want %d", rate, w.target(), want)
 		}
@@ -81,12 +81,12 @@ func TestRateFallsOnlyOnABusyLink(t *testing.T) {
 	w.rate = 100_000
 	start := time.Now()
 	w.delivered = 1000
-	w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Second))
+	w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 1}, start.Add(time.Second))
 	if w.rate != 100_000 {
 		t.Errorf("idle link: %g", w.rate)
 	}
 	for range 30 {
-		w.sample(&flight{sentAt: start, tries: 1, limited: true}, start.Add(time.Second))
+		w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 1, limited: true}, start.Add(time.Second))
 	}
 	if w.rate > 2000 {
 		t.Errorf("busy link at 1000 bytes a second: %g", w.rate)
@@ -100,18 +100,18 @@ func TestTimeoutFollowsTheRoundTrip(t *testing.T) {
 		t.Errorf("before a receipt: %s", w.rto())
 	}
 	start := time.Now()
-	w.sample(&flight{sentAt: start, tries: 2}, start.Add(time.Hour))
+	w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 2}, start.Add(time.Hour))
 	if w.rto() != firstRTO {
 		t.Errorf("after a resent frame: %s", w.rto())
 	}
 	for range 100 {
-		w.sample(&flight{sentAt: start, tries: 1}, start.Add(3*time.Second))
+		w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 1}, start.Add(3*time.Second))
 	}
 	if got := w.rto(); got < 3*time.Second || got > 4*time.Second {
 		t.Errorf("round trips of 3 s: %s", got)
 	}
 	for range 100 {
-		w.sample(&flight{sentAt: start, tries: 1}, start.Add(time.Millisecond))
+		w.sample(&flight{sentAt: start, takenAt: start, state: sent, tries: 1}, start.Add(time.Millisecond))
 	}
 	if w.rto() != minRTO {
 		t.Errorf("round trips of 1 ms: %s", w.rto())
@@ -130,5 +130,25 @@ func TestBackoffIsFullJitter(t *testing.T) {
 		if least > limit/50 || most > limit || most < limit*49/50 {
 			t.Errorf("after %d: from %s to %s, want 0 to %s", n, least, most, limit)
 		}
+	}
+}
+
+// A Publish that failed after a long while says what the link carries at most;
+// one that was refused at once says nothing.
+func TestFailedPublishesMakeFramesSmaller(t *testing.T) {
+	w := newWindow(defaultMax)
+	w.rate = 1e6
+	w.slow(maxTarget, time.Millisecond)
+	if w.target() != maxTarget {
+		t.Errorf("refused at once: target %d", w.target())
+	}
+	w.slow(maxTarget, 64*time.Second)
+	if got := w.target(); got > 5*maxTarget/64 {
+		t.Errorf("no way in 64 s for %d bytes: target %d", maxTarget, got)
+	}
+	w = newWindow(defaultMax)
+	w.slow(firstTarget, 12*time.Second)
+	if w.target() >= firstTarget {
+		t.Errorf("link unknown, and too slow: target %d", w.target())
 	}
 }
