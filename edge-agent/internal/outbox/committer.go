@@ -179,11 +179,11 @@ func (o *Outbox) commit(items []item, own bool) error {
 		return err
 	}
 	o.recs = o.recs[:0]
-	seq := o.live.runs[0].seqs.Last
+	first := o.live.runs[0].seqs.Last + 1
 	for i := range items {
-		seq++
-		items[i].rec.Seq = seq
-		o.recs = append(o.recs, items[i].rec)
+		rec := items[i].rec // a copy: what is queued may be moved meanwhile
+		rec.Seq = first + uint64(i)
+		o.recs = append(o.recs, rec)
 	}
 	err := o.write(o.recs)
 	clear(o.recs)
@@ -191,7 +191,7 @@ func (o *Outbox) commit(items []item, own bool) error {
 		return err
 	}
 	for i := range items {
-		items[i].done(items[i].rec.Seq, nil)
+		items[i].done(first+uint64(i), nil)
 	}
 	return nil
 }
@@ -357,12 +357,15 @@ func (o *Outbox) finish(f *segment, used int64) error {
 	if r.seqs.Len() == 0 {
 		return o.unlink(f)
 	}
-	if err := os.Rename(path, filepath.Join(o.opts.Dir, name)); err != nil {
-		return fatal(err)
-	}
+	f.mu.Lock()
+	err := os.Rename(path, filepath.Join(o.opts.Dir, name))
 	o.mu.Lock()
 	f.name, f.size = name, used
 	o.mu.Unlock()
+	f.mu.Unlock()
+	if err != nil {
+		return fatal(err)
+	}
 	if err := syncDir(o.opts.Dir); err != nil {
 		return fatal(err)
 	}

@@ -68,7 +68,7 @@ func (e *epoch) given() ranges.Set {
 func (e *epoch) present() ranges.Set {
 	var s ranges.Set
 	for _, r := range e.runs {
-		if r.file.bad == nil {
+		if r.file.usable() {
 			s = s.Add(r.seqs)
 		}
 	}
@@ -81,7 +81,7 @@ func (e *epoch) next(seq uint64) *run {
 	var best *run
 	for _, r := range e.runs {
 		switch {
-		case r.seqs.Len() == 0 || r.seqs.Last < seq || r.file.bad != nil:
+		case r.seqs.Len() == 0 || r.seqs.Last < seq || !r.file.usable():
 		case best == nil, max(r.seqs.First, seq) < max(best.seqs.First, seq), r.file.pack && r.seqs.First <= seq:
 			best = r
 		}

@@ -38,7 +38,7 @@ func (o *Outbox) expire() error {
 			return nil // the rest is younger
 		}
 		if err := o.giveUp(f, telemetry.ReasonExpired); err != nil {
-			if errors.Is(err, errNoRoom) {
+			if errors.Is(err, errNoRoom) || errors.Is(err, errNeeded) {
 				return nil
 			}
 			return err

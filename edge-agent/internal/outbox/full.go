@@ -69,7 +69,10 @@ func (o *Outbox) setAside() error {
 // reserveSpare removes segments, receipted ones first, until a spare of size
 // bytes fits.
 func (o *Outbox) reserveSpare(size int64, drop bool) error {
-	for {
+	for tries := 0; ; tries++ {
+		if tries > 1000 {
+			return fatal(errors.New("BUG: segments are removed and no room is made"))
+		}
 		err := errNoRoom
 		if o.roomLeft() >= size {
 			err = o.trySpare(size)
@@ -77,7 +80,7 @@ func (o *Outbox) reserveSpare(size int64, drop bool) error {
 		if !errors.Is(err, errNoRoom) {
 			return err
 		}
-		if err := o.freeOne(drop); err != nil {
+		if err := o.freeOne(drop); err != nil && !errors.Is(err, errNeeded) {
 			return err
 		}
 	}
@@ -104,6 +107,7 @@ func (o *Outbox) freeOne(drop bool) error {
 	if o.live == nil || o.live.live == nil {
 		return errNoRoom // nothing could say durably why a segment went
 	}
+	o.lookAll()
 	if f := o.oldestDone(); f != nil {
 		return o.discard(f)
 	}

@@ -111,7 +111,10 @@ func (o *Outbox) admit(name string) (*segment, error) {
 		return nil, nil
 	}
 	if !sealed {
-		return f, o.recoverLive(f, e, seqs.First)
+		if err := o.recoverLive(f, e, seqs.First); err != nil || !f.gone {
+			return f, err
+		}
+		return nil, nil // it was empty
 	}
 	o.addRunLocked(f, e, seqs)
 	return f, nil

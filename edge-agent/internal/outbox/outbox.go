@@ -91,7 +91,9 @@ type Options struct {
 	Logger     *slog.Logger             // slog.Default()
 	Registerer prometheus.Registerer    // nil: no metrics
 
-	noSync bool // tests only: shows what is lost without fsync
+	// For tests alone.
+	noSync   bool // shows what is lost without fsync
+	packFrom int  // packFrom
 }
 
 const minSegment = 128 << 10
@@ -113,6 +115,7 @@ func (o *Options) setDefaults() error {
 	def(&o.FullGrace, 30*time.Second)
 	def(&o.QueueRecords, 8192)
 	def(&o.QueueBytes, 4<<20)
+	def(&o.packFrom, packFrom)
 	if o.Now == nil {
 		o.Now = now
 	}

@@ -37,7 +37,7 @@ func (o *Outbox) chores() error {
 // is worth calling again.
 func (o *Outbox) packSome() (more bool, err error) {
 	files := o.smallFiles()
-	if len(files) < packFrom {
+	if len(files) < o.opts.packFrom {
 		return false, nil
 	}
 	files = files[:min(len(files), packFiles)]
@@ -48,7 +48,7 @@ func (o *Outbox) packSome() (more bool, err error) {
 		return false, err
 	}
 	for _, f := range files {
-		if err := o.discard(f); err != nil {
+		if err := o.discard(f); err != nil && !errors.Is(err, errNeeded) && !errors.Is(err, errNoRoom) {
 			return false, err
 		}
 	}

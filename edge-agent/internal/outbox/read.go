@@ -42,7 +42,7 @@ func (o *Outbox) Read(ctx context.Context, id telemetry.Epoch, from uint64, maxR
 		switch {
 		case err == nil:
 			return recs, nil
-		case try < 2 && errors.Is(err, fs.ErrNotExist): // removed or renamed just now
+		case try < 2 && errors.Is(err, fs.ErrNotExist): // removed just now
 		case !isDamage(err) && !errors.Is(err, errPanic):
 			return nil, err
 		case try >= 1:
@@ -126,10 +126,9 @@ func (hs *handles) get(o *Outbox, f *segment) (*handle, error) {
 			return h, nil
 		}
 	}
-	o.mu.Lock()
-	name := f.name
-	o.mu.Unlock()
-	file, rd, err := openSealed(filepath.Join(o.opts.Dir, name), f.pack)
+	f.mu.RLock()
+	file, rd, err := openSealed(filepath.Join(o.opts.Dir, f.name), f.pack)
+	f.mu.RUnlock()
 	if err != nil {
 		return nil, err
 	}

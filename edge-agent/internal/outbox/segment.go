@@ -40,20 +40,24 @@ const (
 	nameSpare     = "spare"
 )
 
-// segment is a file of the folder. Outbox.mu guards every field but open.
+// segment is a file of the folder. Outbox.mu guards its fields.
 type segment struct {
 	name string
 	size int64  // bytes on the disk, a live one's whole reservation
 	runs []*run // one; in a pack any number
 	pack bool
 	bad  error // why it is to be quarantined
+	gone bool  // being removed: not to be counted on any more
 	done bool  // counted in doneBytes: nothing in it is needed any more
 
 	undone int // runs that are not done
 
-	mu   sync.RWMutex // held for reading while live is used, for writing to end it
+	mu   sync.RWMutex // held for reading while live is used or the file opened, for writing to end or rename it
 	live *live        // while it is the one being written
 }
+
+// usable reports whether the file's records can be counted on.
+func (f *segment) usable() bool { return f.bad == nil && !f.gone }
 
 // run is a run of records of one epoch in one file.
 type run struct {

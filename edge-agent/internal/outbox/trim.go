@@ -153,11 +153,8 @@ func (o *Outbox) answerLocked(e *epoch, r telemetry.Range) {
 
 // reclaim removes what was receipted and is beyond what is to be kept.
 func (o *Outbox) reclaim() error {
+	o.lookAll()
 	o.mu.Lock()
-	for e := range o.changes.look {
-		o.lookLocked(e)
-	}
-	clear(o.changes.look)
 	over := o.doneBytes - o.opts.KeepBytes
 	o.mu.Unlock()
 	for over > 0 {
@@ -167,13 +164,23 @@ func (o *Outbox) reclaim() error {
 		}
 		over -= f.size
 		if err := o.discard(f); err != nil {
-			if errors.Is(err, errNoRoom) {
-				return nil
+			if errors.Is(err, errNoRoom) || errors.Is(err, errNeeded) {
+				return nil // the next round looks again
 			}
 			return err
 		}
 	}
 	return nil
+}
+
+// lookAll finds out which files nobody needs any more.
+func (o *Outbox) lookAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for e := range o.changes.look {
+		o.lookLocked(e)
+	}
+	clear(o.changes.look)
 }
 
 // lookLocked finds out which files of an epoch are covered by now.
@@ -210,7 +217,8 @@ func (o *Outbox) oldestDone() *segment {
 	return nil
 }
 
-// discard removes a file that receipts cover, once a segment says so durably.
+// discard removes a file that receipts cover, once a segment says so durably. It
+// returns errNeeded when they do not, or not any more.
 func (o *Outbox) discard(f *segment) error {
 	o.mu.Lock()
 	dirty := o.live == nil
@@ -229,8 +237,9 @@ func (o *Outbox) discard(f *segment) error {
 	return o.unlink(f)
 }
 
-// errCovered is returned by unlink for a file that must stay.
-var errCovered = errors.New("BUG: segment holds records that nothing accounts for")
+// errNeeded is returned by unlink for a file that must stay. Callers look before,
+// but the cloud may have asked for something of it again meanwhile.
+var errNeeded = errors.New("segment holds records that nothing accounts for")
 
 // unlink removes a segment's file. It is the only function of this package that
 // removes one which holds records, and it does not believe its caller: every
@@ -238,7 +247,7 @@ var errCovered = errors.New("BUG: segment holds records that nothing accounts fo
 // another good file; and what says so must be on the disk, in a segment that is
 // not the one to go.
 func (o *Outbox) unlink(f *segment) error {
-	if err := o.mayUnlink(f); err != nil {
+	if err := o.condone(f); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(o.opts.Dir, f.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -252,7 +261,8 @@ func (o *Outbox) unlink(f *segment) error {
 	return nil
 }
 
-func (o *Outbox) mayUnlink(f *segment) error {
+// condone marks a file as gone if it may go.
+func (o *Outbox) condone(f *segment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, r := range f.runs {
@@ -261,14 +271,15 @@ func (o *Outbox) mayUnlink(f *segment) error {
 		}
 		have := r.epoch.given()
 		for _, other := range r.epoch.runs {
-			if other.file != f && other.file.bad == nil {
+			if other.file != f && other.file.usable() {
 				have = have.Add(other.seqs)
 			}
 		}
 		if f.live != nil || o.live == nil || r.epoch.dirty() || !have.Covers(r.seqs) {
-			return fmt.Errorf("%w: %s", errCovered, f.name)
+			return fmt.Errorf("%w: %s", errNeeded, f.name)
 		}
 	}
+	f.gone = true
 	return nil
 }
 
