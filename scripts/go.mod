@@ -1,8 +1,8 @@
 module github.com/holdfast-edge/holdfast/scripts
 
-go 1.26
+go 1.26.0
 
-require github.com/holdfast-edge/holdfast/edge-agent v0.0.0
+require golang.org/x/crypto v0.58.0
 
 replace (
 	github.com/holdfast-edge/holdfast/edge-agent => ../edge-agent

@@ -163,10 +163,10 @@ func (w *wayRun) measure(ctx context.Context) error {
 	}
 	acked := time.Since(begin)
 	w.screen.Event("all acknowledged")
-	stored, err := w.stored(ctx, begin)
-	if err != nil {
+	if err := w.stack.Settle(ctx, 0, w.length+time.Minute); err != nil {
 		return err
 	}
+	stored := time.Since(begin)
 	stopSampler()
 	w.screen.Event("all stored; reading back")
 	w.result.Programs = sampler.usage()
@@ -180,23 +180,6 @@ func (w *wayRun) fleet(prefix string, length time.Duration) (*sensors.Fleet, *or
 		Shape: shape, Addr: w.stack.Edge.MQTT, Sensors: w.sensors,
 		Rate: w.rate, For: length, Log: log,
 	}, log
-}
-
-// stored waits until nothing is left on the device.
-func (w *wayRun) stored(ctx context.Context, begin time.Time) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*w.length+time.Minute)
-	defer cancel()
-	for {
-		agent, err := w.stack.Client().Agent(ctx, w.stack.Edge.ID)
-		if err == nil && agent.OnDevice == 0 {
-			return time.Since(begin), nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("wait until all is stored: %w (%d records are on the device)", ctx.Err(), agent.OnDevice)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 func (w *wayRun) readBack(ctx context.Context, fleet *sensors.Fleet, log *oracle.Oracle, acked, stored time.Duration) error {

@@ -12,13 +12,9 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
-const (
-	// catchUpBase is how long the device may take to send what it kept; the
-	// length of the outage is added.
-	catchUpBase = 60 * time.Second
-	// poll is how often the cloud is asked: it bounds how exact caught_up_ms is.
-	poll = 50 * time.Millisecond
-)
+// catchUpBase is how long the device may take to send what it kept; the length
+// of the outage is added.
+const catchUpBase = 60 * time.Second
 
 // scenario runs the sensors and, beside them, the faults. It returns when all
 // that was published is acknowledged and the faults are over.
@@ -108,7 +104,9 @@ func (d *demo) waiting(ctx context.Context) uint64 {
 // back.
 func (d *demo) judge(ctx context.Context) (oracle.Verdict, error) {
 	v := oracle.Verdict{Expected: d.fleet.Expected(), CaughtUpMS: -1}
-	d.settle(ctx, 0, time.Now().Add(catchUpBase+d.outage))
+	if err := d.stack.Settle(ctx, 0, catchUpBase+d.outage); err != nil {
+		d.screen.Event("%v", err) // what that means, the counting tells
+	}
 	if took := <-d.caughtUp; took >= 0 {
 		v.CaughtUp(took)
 	}
@@ -136,31 +134,13 @@ func (d *demo) judge(ctx context.Context) (oracle.Verdict, error) {
 // coming in. It delivers -1 when that never was.
 func (d *demo) watchCatchUp(ctx context.Context) {
 	healed := time.Now()
-	if !d.settle(ctx, uint64(d.rate), healed.Add(catchUpBase+d.outage)) {
+	if err := d.stack.Settle(ctx, uint64(d.rate), catchUpBase+d.outage); err != nil {
 		d.caughtUp <- -1
 		return
 	}
 	took := time.Since(healed)
 	d.screen.Event("caught up: what the device had kept is in the cloud, %d ms after healing", took.Milliseconds())
 	d.caughtUp <- took
-}
-
-// settle waits until at most so many records are on the device, by its own
-// count and by the cloud's.
-func (d *demo) settle(ctx context.Context, most uint64, limit time.Time) bool {
-	for time.Now().Before(limit) {
-		agent, err := d.stack.Client().Agent(ctx, d.stack.Edge.ID)
-		if err == nil && agent.OnDevice <= most {
-			status, err := device.Get(ctx, d.stack.Edge.Status)
-			if err == nil && status.Waiting <= most {
-				return true
-			}
-		}
-		if sleepUntil(ctx, time.Now().Add(poll)) != nil {
-			return false
-		}
-	}
-	return false
 }
 
 // showProgress draws the status line, or prints one now and then where that

@@ -31,6 +31,8 @@ type Fleet struct {
 	Window  int           // unacknowledged messages a sensor; 0: the publisher's default
 	Log     Log
 
+	Username, Password string // when the listener asks for them
+
 	start      time.Time
 	stop       chan struct{}
 	reconnects atomic.Int64
@@ -77,6 +79,8 @@ func (f *Fleet) sensor(i int) *mqtt.Publisher {
 	return mqtt.New(mqtt.Options{
 		Addr:     f.Addr,
 		ClientID: fmt.Sprintf("%s-s-%03d", f.Prefix, i),
+		Username: f.Username,
+		Password: f.Password,
 		Window:   f.Window,
 		Next: func() (mqtt.Message, bool) {
 			due := f.Due(i, number)

@@ -33,7 +33,7 @@ func (s Shape) Payload(sensor int, number uint64) []byte {
 	b = fmt.Appendf(b, `{"sensor":"s-%03d","number":%d,"value":%.3f,"check":"%016x"`, sensor, number, value, noise)
 	if pad := s.Size - len(b) - len(`,"pad":""}`); pad >= 0 {
 		b = append(b, `,"pad":"`...)
-		b = append(b, bytes.Repeat([]byte{'.'}, pad)...)
+		b = appendNoise(b, noise, pad)
 		b = append(b, '"')
 	}
 	return append(b, '}')
@@ -58,6 +58,17 @@ func (s Shape) Recognise(topic string, payload []byte) (sensor int, number uint6
 		return sensor, 0, true, false
 	}
 	return sensor, *claim.Number, true, bytes.Equal(payload, s.Payload(sensor, *claim.Number))
+}
+
+// appendNoise appends hexadecimal digits: half as large when compressed, where a
+// run of one character would all but vanish and flatter every figure.
+func appendNoise(b []byte, seed uint64, length int) []byte {
+	end := len(b) + length
+	for len(b) < end {
+		seed = mix(seed)
+		b = fmt.Appendf(b, "%016x", seed)
+	}
+	return b[:end]
 }
 
 // mix is the finaliser of SplitMix64: equal inputs alone give equal outputs.

@@ -69,6 +69,27 @@ func until(ctx context.Context, p *process.Process, ready func() error) error {
 
 var errNotReady = errors.New("not ready")
 
+// Settle waits until at most so many records are on the device, by its own count
+// and by the cloud's. It asks every 20 ms, gives up after limit, and then says
+// how many there were.
+func (s *Stack) Settle(ctx context.Context, most uint64, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		status, err := device.Get(ctx, s.Edge.Status)
+		agent, cloudErr := s.Client().Agent(ctx, s.Edge.ID)
+		if err == nil && cloudErr == nil && status.Waiting <= most && agent.OnDevice <= most {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %v, %d records wait on the device, and the cloud knows of %d: %w",
+				limit, status.Waiting, agent.OnDevice, errors.Join(ctx.Err(), err, cloudErr))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 func probe(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
