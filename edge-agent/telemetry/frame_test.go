@@ -174,7 +174,12 @@ func (m maker) payload(shape int) []byte {
 	case 2:
 		return nil
 	}
-	b := make([]byte, m.IntN(200))
+	return m.noise(m.IntN(200))
+}
+
+// noise returns n bytes that nothing can compress.
+func (m maker) noise(n int) []byte {
+	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(m.Uint64())
 	}
@@ -212,12 +217,9 @@ func TestAFrameMayBeEmpty(t *testing.T) {
 // One record at every limit fits into a frame, even when nothing in it can be
 // compressed: otherwise an outbox could hold what can never leave it.
 func TestTheLargestRecordFits(t *testing.T) {
-	rng := rand.NewChaCha8([32]byte{1})
-	payload, topic := make([]byte, telemetry.MaxPayload), make([]byte, telemetry.MaxTopic)
-	rng.Read(payload)
-	rng.Read(topic)
+	m := maker{rand.New(rand.NewPCG(1, 1))}
+	payload, topic := m.noise(telemetry.MaxPayload), m.noise(telemetry.MaxTopic)
 	recs := []telemetry.Record{{Seq: math.MaxUint64, Kind: telemetry.KindReading, Reading: &telemetry.Reading{Topic: string(topic), Payload: payload}}}
-	m := maker{rand.New(rng)}
 	h := m.header(recs)
 	h.Agent = strings.Repeat("a", 63)
 	h.Traceparent = strings.Repeat("t", telemetry.MaxTraceparent)
@@ -249,8 +251,7 @@ func TestEncodeFrameRefuses(t *testing.T) {
 		change(&r)
 		return []telemetry.Record{r}
 	}
-	noise := make([]byte, telemetry.MaxPayload)
-	rand.NewChaCha8([32]byte{}).Read(noise)
+	noise := maker{rand.New(rand.NewPCG(1, 1))}.noise(telemetry.MaxPayload)
 	big := make([]telemetry.Record, 3)
 	for i := range big {
 		big[i] = telemetry.Record{Seq: 5 + uint64(i), Kind: telemetry.KindReading, Reading: &telemetry.Reading{Payload: noise[i:]}}
@@ -374,7 +375,8 @@ func TestTheDigestIsOfTheContent(t *testing.T) {
 		}
 		return f.Digest()
 	}
-	if digest(10) != digest(10) || digest(10) == digest(11) {
+	first, again, other := digest(10), digest(10), digest(11)
+	if first != again || first == other {
 		t.Error("digests do not follow the content")
 	}
 }
