@@ -32,6 +32,8 @@ type Options struct {
 	Version string
 	Logger  *slog.Logger
 	Clock   clock.Clock // nil: the system's
+
+	fullGrace time.Duration // tests only; 0: the outbox's
 }
 
 // Agent is everything that runs on the device.
@@ -40,6 +42,7 @@ type Agent struct {
 	version string
 	log     *slog.Logger
 	clock   clock.Clock
+	grace   time.Duration
 	started telemetry.Instant
 	metrics *prometheus.Registry
 
@@ -58,7 +61,7 @@ type Agent struct {
 // New opens whatever the agent keeps and listens on: folder, key, outbox and
 // ports. Its errors say what to do. Nothing runs before Run.
 func New(o Options) (*Agent, error) {
-	a := &Agent{config: o.Config, version: o.Version, log: o.Logger, clock: o.Clock, metrics: prometheus.NewRegistry()}
+	a := &Agent{config: o.Config, version: o.Version, log: o.Logger, clock: o.Clock, grace: o.fullGrace, metrics: prometheus.NewRegistry()}
 	if a.clock == nil {
 		a.clock = clock.System()
 	}
@@ -108,7 +111,7 @@ func (a *Agent) openOutbox() error {
 	a.outbox, err = outbox.Open(outbox.Options{
 		Dir: c.Dir, Agent: a.config.Agent, Version: a.version, Profile: outbox.Profile(c.Profile), Interval: c.Interval.D(),
 		MaxBytes: int64(c.MaxBytes), KeepBytes: int64(c.KeepBytes), ReserveBytes: reserve, MaxAge: c.MaxAge.D(),
-		Full: outbox.Policy(c.Full), Now: a.clock.Now, Boot: boot, Logger: a.log, Registerer: a.metrics,
+		Full: outbox.Policy(c.Full), FullGrace: a.grace, Now: a.clock.Now, Boot: boot, Logger: a.log, Registerer: a.metrics,
 	})
 	switch {
 	case errors.Is(err, outbox.ErrLocked):

@@ -52,8 +52,14 @@ type running struct {
 // start runs an agent until stop or the end of the test.
 func start(t testing.TB, c config.Config) *running {
 	t.Helper()
+	return startWith(t, Options{Config: c})
+}
+
+func startWith(t testing.TB, o Options) *running {
+	t.Helper()
 	log := &logBuffer{}
-	a, err := New(Options{Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	o.Version, o.Logger = "test", slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	a, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,12 +231,9 @@ func TestStopLosesNothingAcknowledged(t *testing.T) {
 
 // A full outbox makes the agent not ready and ends sessions without a PUBACK.
 func TestFullOutbox(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: fills 16 MiB and waits 30 s for the grace to end")
-	}
 	c := settings(t)
 	c.Outbox.MaxBytes = 16 << 20
-	r := start(t, c)
+	r := startWith(t, Options{Config: c, fullGrace: 100 * time.Millisecond})
 	sensor := r.sensor()
 	payload := make([]byte, 200<<10)
 	full := false

@@ -60,8 +60,12 @@ func Enrolled(dir string) (Enrolment, error) {
 	return e, nil
 }
 
-// Request makes an enrolment request for the key in the data folder.
+// Request makes an enrolment request for the key in the data folder; both are
+// made where they are not there.
 func Request(dir, agent string, tok telemetry.Token) (telemetry.EnrolRequest, error) {
+	if err := openData(dir); err != nil {
+		return telemetry.EnrolRequest{}, err
+	}
 	key, err := LoadOrMakeKey(dir)
 	if err != nil {
 		return telemetry.EnrolRequest{}, err

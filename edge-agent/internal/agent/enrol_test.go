@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,8 +25,8 @@ type cloud struct {
 	*httptest.Server
 	root  ed25519.PrivateKey
 	token telemetry.Token
-	code  int
-	asked int
+	code  atomic.Int32
+	asked atomic.Int32
 }
 
 func newCloud(t *testing.T) *cloud {
@@ -40,9 +42,9 @@ func newCloud(t *testing.T) *cloud {
 }
 
 func (c *cloud) enrol(w http.ResponseWriter, r *http.Request) {
-	c.asked++
-	if c.code != 0 {
-		w.WriteHeader(c.code)
+	c.asked.Add(1)
+	if code := c.code.Load(); code != 0 {
+		w.WriteHeader(int(code))
 		return
 	}
 	text, err := io.ReadAll(r.Body)
@@ -138,10 +140,10 @@ func encode(t *testing.T, v any) []byte {
 
 // A refusal is told from a cloud that is not there yet.
 func TestRefusalIsToldFromAbsence(t *testing.T) {
-	f := func(code int, denied bool) {
+	f := func(code int32, denied bool) {
 		t.Helper()
 		c := newCloud(t)
-		c.code = code
+		c.code.Store(code)
 		_, err := Enrol(t.Context(), t.TempDir(), "pi-1", c.URL, c.token)
 		if err == nil || errors.Is(err, errDenied) != denied {
 			t.Errorf("%d: got %v", code, err)
@@ -159,7 +161,7 @@ func TestRefusalIsToldFromAbsence(t *testing.T) {
 // the cloud comes later, and asks no more once it is.
 func TestAgentEnrolsByItself(t *testing.T) {
 	c := newCloud(t)
-	c.code = 503
+	c.code.Store(503)
 	dir := t.TempDir()
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(tokenFile, []byte(c.token.String()+"\n"), 0o600); err != nil {
@@ -171,12 +173,12 @@ func TestAgentEnrolsByItself(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
 	time.Sleep(100 * time.Millisecond)
-	c.code = 0
+	c.code.Store(0)
 	eventually(t, func() bool { _, err := Enrolled(dir); return err == nil })
-	asked := c.asked
+	asked := c.asked.Load()
 	cancel()
-	if err := <-ended; err != nil || c.asked != asked {
-		t.Errorf("got %v, asked %d times after %d", err, c.asked, asked)
+	if err := <-ended; err != nil || c.asked.Load() != asked {
+		t.Errorf("got %v, asked %d times after %d", err, c.asked.Load(), asked)
 	}
 	e.url = "http://127.0.0.1:1"
 	over, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -244,5 +246,27 @@ func TestKey(t *testing.T) {
 		if kept, err := os.ReadFile(path); err != nil || string(kept) != bad {
 			t.Errorf("the file was changed")
 		}
+	}
+}
+
+// Enrolled by root, the agent's files belong to the user that the folder
+// belongs to.
+func TestFilesBelongToTheFoldersOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIP: only root can give files away")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 1234, 1234); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadOrMakeKey(dir); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(dir, keyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != 1234 || owner.Gid != 1234 {
+		t.Errorf("the key belongs to %d:%d", owner.Uid, owner.Gid)
 	}
 }

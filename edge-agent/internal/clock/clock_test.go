@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,8 +17,15 @@ import (
 // device is a clock that a test sets; inside a synctest bubble it runs by itself.
 type device struct {
 	start time.Time
+	mu    sync.Mutex
 	step  time.Duration // of the wall clock
 	sync  Sync
+}
+
+func (d *device) set(step time.Duration, s Sync) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.step, d.sync = d.step+step, s
 }
 
 func newDevice(wall time.Time) *device {
@@ -25,23 +33,38 @@ func newDevice(wall time.Time) *device {
 }
 
 func (d *device) Now() telemetry.Instant {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return telemetry.Instant{Boot: time.Since(d.start), Wall: time.Now().Add(d.step).UnixNano()}
 }
 
-func (d *device) Sync() Sync { return d.sync }
+func (d *device) Sync() Sync {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sync
+}
 
 // recorder keeps anchors, or fails.
 type recorder struct {
+	mu   sync.Mutex
 	at   []telemetry.Instant
 	got  []telemetry.Anchor
 	fail error
 }
 
 func (r *recorder) Anchor(_ context.Context, at telemetry.Instant, a telemetry.Anchor) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.fail == nil {
 		r.at, r.got = append(r.at, at), append(r.got, a)
 	}
 	return r.fail
+}
+
+func (r *recorder) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = err
 }
 
 func observe(t *testing.T, d *device, f func(r *recorder)) {
@@ -77,8 +100,7 @@ func TestAnchorsFrom1970(t *testing.T) {
 			if len(r.got) != 1 {
 				t.Fatalf("nothing happened: got %+v", r.got)
 			}
-			d.step += 56 * 365 * 24 * time.Hour
-			d.sync = Sync{true, 20 * time.Millisecond}
+			d.set(56*365*24*time.Hour, Sync{true, 20 * time.Millisecond})
 			pass(0)
 			want := telemetry.Anchor{Synchronised: true, Moved: 56 * 365 * 24 * time.Hour, MaxError: 20 * time.Millisecond}
 			if len(r.got) != 2 || r.got[1] != want {
@@ -95,7 +117,7 @@ func TestAnchorAfterAStepBack(t *testing.T) {
 		d.sync = Sync{Synchronised: true}
 		observe(t, d, func(r *recorder) {
 			pass(time.Minute)
-			d.step -= time.Hour
+			d.set(-time.Hour, Sync{Synchronised: true})
 			pass(0)
 			if len(r.got) != 2 || r.got[1].Moved != -time.Hour || !r.got[1].Synchronised {
 				t.Fatalf("got %+v", r.got)
@@ -114,13 +136,13 @@ func TestSlewingAddsUp(t *testing.T) {
 		d := newDevice(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 		observe(t, d, func(r *recorder) {
 			for range 2 {
-				d.step += 400 * time.Millisecond
+				d.set(400*time.Millisecond, Sync{})
 				pass(0)
 			}
 			if len(r.got) != 1 {
 				t.Fatalf("got %+v", r.got)
 			}
-			d.step += 400 * time.Millisecond
+			d.set(400*time.Millisecond, Sync{})
 			pass(0)
 			if len(r.got) != 2 || r.got[1].Moved != 1200*time.Millisecond {
 				t.Fatalf("got %+v", r.got)
@@ -142,7 +164,7 @@ func TestAnchorsAreRegular(t *testing.T) {
 			if len(r.got) != 6 {
 				t.Fatalf("got %d anchors in 5 h, want 6", len(r.got))
 			}
-			d.sync = Sync{}
+			d.set(0, Sync{})
 			pass(0)
 			if len(r.got) != 7 || r.got[6].Synchronised {
 				t.Fatalf("got %+v", r.got)
@@ -157,11 +179,11 @@ func TestAnchorIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(time.Unix(0, 0))
 		observe(t, d, func(r *recorder) {
-			r.fail = errors.New("full")
-			d.step += time.Hour
+			r.refuse(errors.New("full"))
+			d.set(time.Hour, Sync{})
 			pass(time.Minute)
-			d.step += time.Hour
-			r.fail = nil
+			d.set(time.Hour, Sync{})
+			r.refuse(nil)
 			pass(0)
 			if len(r.got) != 2 || r.got[1].Moved != 2*time.Hour {
 				t.Fatalf("got %+v", r.got)

@@ -113,23 +113,28 @@ func (e *Env) code(err error) int {
 	return Failed
 }
 
-// flags returns a set that prints help on stdout and errors on stderr.
-func (e *Env) flags(name, about string) *flag.FlagSet {
-	f := flag.NewFlagSet("edge-agent "+name, flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.Usage = func() {
-		f.SetOutput(e.Stdout)
-		_, _ = fmt.Fprintf(e.Stdout, "%s\n\n", about)
-		f.PrintDefaults()
-		f.SetOutput(io.Discard)
-	}
+// flagSet is a command's flags and what --help says before them.
+type flagSet struct {
+	*flag.FlagSet
+	about string
+	out   io.Writer
+}
+
+func (e *Env) flags(name, about string) *flagSet {
+	f := &flagSet{flag.NewFlagSet("edge-agent "+name, flag.ContinueOnError), about, e.Stdout}
+	f.SetOutput(io.Discard) // errors are returned
+	f.Usage = func() {}
 	return f
 }
 
-// parse takes flags and exactly n other arguments.
-func parse(f *flag.FlagSet, args []string, n int) error {
+// parse takes flags and exactly n other arguments; help, which was asked for,
+// goes to standard output.
+func (f *flagSet) parse(args []string, n int) error {
 	err := f.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintf(f.out, "%s\n\n", f.about) // nobody to tell when the terminal is gone
+		f.SetOutput(f.out)
+		f.PrintDefaults()
 		return err
 	}
 	if err == nil && f.NArg() != n {
@@ -151,7 +156,7 @@ func (e *Env) load(path string) (config.Config, []string, error) {
 }
 
 func version(_ context.Context, e *Env, args []string) error {
-	if err := parse(e.flags("version", "Prints the version."), args, 0); err != nil {
+	if err := e.flags("version", "Prints the version.").parse(args, 0); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(e.Stdout, e.Version)

@@ -36,7 +36,7 @@ func enroll(ctx context.Context, e *Env, args []string) error {
 	f.StringVar(&o.tokenFile, "token-file", "", "`FILE` with the token; without it, enrol.token_file")
 	f.StringVar(&o.request, "request-file", "", "`FILE` to write the request to, or with --response-file to read it from")
 	f.StringVar(&o.response, "response-file", "", "`FILE` with the cloud's answer to the request")
-	if err := parse(f, args, 0); err != nil {
+	if err := f.parse(args, 0); err != nil {
 		return err
 	}
 	c, _, err := e.load(o.config)

@@ -24,7 +24,7 @@ const memoryLimit = 24 << 20
 func run(ctx context.Context, e *Env, args []string) error {
 	f := e.flags("run", "Takes readings in, stores them and sends them, until SIGTERM or Ctrl-C.")
 	path := f.String("config", "", "settings `FILE` (YAML); see edge-agent.example.yaml")
-	if err := parse(f, args, 0); err != nil {
+	if err := f.parse(args, 0); err != nil {
 		return err
 	}
 	c, warnings, err := e.load(*path)
@@ -63,7 +63,7 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 func check(_ context.Context, e *Env, args []string) error {
 	f := e.flags("check", "Checks settings, and the files and folders that they name. Changes nothing.")
 	path := f.String("config", "", "settings `FILE` (YAML)")
-	if err := parse(f, args, 0); err != nil {
+	if err := f.parse(args, 0); err != nil {
 		return err
 	}
 	c, warnings, err := e.load(*path)

@@ -24,7 +24,7 @@ func status(ctx context.Context, e *Env, args []string) error {
 	path := f.String("config", "", "settings `FILE` (YAML), for status.listen")
 	address := f.String("address", "", "`HOST:PORT` to ask instead of status.listen")
 	raw := f.Bool("json", false, "print the JSON of /v1/status")
-	if err := parse(f, args, 0); err != nil {
+	if err := f.parse(args, 0); err != nil {
 		return err
 	}
 	if *address == "" {

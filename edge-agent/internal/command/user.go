@@ -25,7 +25,7 @@ func user(_ context.Context, e *Env, args []string) error {
 	} else if len(args) == 0 || args[0] != "--help" && args[0] != "-h" {
 		return fmt.Errorf("%w: want edge-agent user add --file FILE NAME", errUsage)
 	}
-	if err := parse(f, args, 1); err != nil {
+	if err := f.parse(args, 1); err != nil {
 		return err
 	}
 	if *path == "" {

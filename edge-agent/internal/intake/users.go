@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -133,8 +134,8 @@ func parseUsers(text []byte) (map[string][]byte, error) {
 }
 
 // SetUser puts the user with this password into the file, in place of an older
-// line of the same name. The file is made (0600) where there is none, and never
-// seen half-written.
+// line of the same name. The file is made (0600) where there is none, keeps its
+// owner and mode where there is one, and is never seen half-written.
 func SetUser(path, name string, password []byte) error {
 	if name == "" || strings.ContainsAny(name, ":\r\n") || strings.HasPrefix(name, "#") || len(password) == 0 || len(password) > 72 {
 		return errUser
@@ -160,7 +161,7 @@ func replaceFile(path string, text []byte) error {
 		return fmt.Errorf("write users: %w", err)
 	}
 	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, keepOwner(f, path), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
@@ -168,4 +169,15 @@ func replaceFile(path string, text []byte) error {
 		return errors.Join(fmt.Errorf("write users: %w", err), os.Remove(f.Name()))
 	}
 	return nil
+}
+
+func keepOwner(f *os.File, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil // a new file
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Getuid() == 0 {
+		err = f.Chown(int(owner.Uid), int(owner.Gid))
+	}
+	return errors.Join(err, f.Chmod(info.Mode().Perm()))
 }

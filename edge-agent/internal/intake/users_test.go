@@ -69,9 +69,18 @@ func TestUsersFileChanges(t *testing.T) {
 	if err != nil || strings.Contains(string(text), "changed") || strings.Count(string(text), "anna:") != 1 {
 		t.Errorf("got %s, %v", text, err)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("got %v, %v", info.Mode(), err)
+	mode := func(want os.FileMode) {
+		t.Helper()
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("got %v, %v", info.Mode(), err)
+		}
 	}
+	mode(0o600)
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	addUser(t, path, "third", "one")
+	mode(0o640)
 	if err := os.WriteFile(path, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
