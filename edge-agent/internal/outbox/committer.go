@@ -437,7 +437,7 @@ func (o *Outbox) allStates() []state {
 
 // closeEpoch says in the live segment that the epoch was closed, and not cut off.
 func (o *Outbox) closeEpoch() error {
-	if o.live == nil {
+	if o.live == nil || o.opts.unclean {
 		return nil
 	}
 	o.live.live.head.Clean = true

@@ -147,26 +147,29 @@ func tally(rd *reader, r *run, seqs telemetry.Range, reason telemetry.Reason) *t
 // carried returns copies of the loss records that lie in seqs of a run: they are
 // not receipted, so what they explain would go unexplained with them.
 func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.Loss {
-	found := map[telemetry.EpochRange]bool{}
 	var out []*telemetry.Loss
 	oversized := 0
 	o.eachLoss(rd, r, seqs, func(l *telemetry.Loss) {
 		switch {
 		case l.Oversized == nil:
-			found[telemetry.EpochRange{Epoch: l.Epoch, Seqs: l.Seqs}] = true
 			out = appendLossRecord(out, l)
 		case oversized < maxCarried:
 			oversized++
 			out = append(out, l)
 		}
 	})
-	// What could not be read is explained from memory.
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, e := range o.order {
-		for _, x := range e.explained {
-			if x.by == r.epoch.id && x.seq >= seqs.First && x.seq <= seqs.Last && !coveredBy(out, e.id, x.seqs) {
-				out = append(out, &telemetry.Loss{Epoch: e.id, Seqs: x.seqs, Reason: x.reason, Count: x.seqs.Len()})
+	return append(out, o.recalledLocked(r.epoch, seqs, out)...)
+}
+
+// recalledLocked returns the losses that memory knows of, told by records of e in
+// seqs, beyond those that were read.
+func (o *Outbox) recalledLocked(e *epoch, seqs telemetry.Range, read []*telemetry.Loss) (out []*telemetry.Loss) {
+	for _, about := range o.order {
+		for _, x := range about.explained {
+			if x.by == e.id && x.seq >= seqs.First && x.seq <= seqs.Last && !coveredBy(read, about.id, x.seqs) {
+				out = append(out, &telemetry.Loss{Epoch: about.id, Seqs: x.seqs, Reason: x.reason, Count: x.seqs.Len()})
 			}
 		}
 	}

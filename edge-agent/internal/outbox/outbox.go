@@ -94,6 +94,7 @@ type Options struct {
 	// For tests alone.
 	noSync   bool // shows what is lost without fsync
 	packFrom int  // packFrom
+	unclean  bool // Run ends as if it had been killed
 }
 
 const minSegment = 128 << 10

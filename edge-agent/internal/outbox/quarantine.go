@@ -68,8 +68,10 @@ func (o *Outbox) quarantine(f *segment) error {
 		have := r.epoch.given().Union(r.epoch.present())
 		for _, seqs := range have.Missing(r.seqs) {
 			l := &telemetry.Loss{Epoch: r.epoch.id, Seqs: seqs, Reason: telemetry.ReasonCorrupt, Count: seqs.Len()}
-			items = append(items, o.lossItem(l, func(uint64, error) {}))
 			lost += seqs.Len()
+			for _, l := range append(o.recalledLocked(r.epoch, seqs, nil), l) {
+				items = append(items, o.lossItem(l, func(uint64, error) {}))
+			}
 		}
 	}
 	o.mu.Unlock()

@@ -250,21 +250,13 @@ func (w *world) again() {
 	}
 }
 
-// restart closes the outbox, or pulls the plug between two commits, and opens it.
+// restart ends the outbox, cleanly or not, and opens it.
 func (w *world) restart() {
 	w.tb.Helper()
-	if w.rng.IntN(2) == 0 {
-		if err := w.box.stop(); err != nil {
-			w.tb.Fatalf("stop: %v", err)
-		}
-	} else {
-		dir := w.tb.TempDir()
-		copyDir(w.tb, w.opts.Dir, dir)
-		if err := w.box.stop(); err != nil {
-			w.tb.Fatalf("stop: %v", err)
-		}
-		w.opts.Dir = dir
+	if err := w.box.stop(); err != nil {
+		w.tb.Fatalf("stop: %v", err)
 	}
+	w.opts.unclean = w.rng.IntN(2) == 0 // how the next life ends
 	w.open()
 }
 
