@@ -89,7 +89,7 @@ func (w *world) mishap(r *rand.Rand) {
 	case 10:
 		w.restart()
 	case 11:
-		w.foreign(r)
+		w.foreign()
 	case 12:
 		if w.last != nil { // the broker gives out what it kept
 			b := w.last
@@ -132,13 +132,12 @@ func (w *world) restart() {
 }
 
 // foreign delivers a receipt for seqs that the device never made.
-func (w *world) foreign(r *rand.Rand) {
+func (w *world) foreign() {
 	own := w.box.own()
 	b := w.code.receipt(telemetry.Receipt{
 		Cloud: "cloud", Agent: w.agent, Revision: w.sky.revision + 1, Issued: time.Now(), Window: 1 << 30,
 		Epochs: []telemetry.EpochReceipt{{Epoch: own, Watermark: 1 << 40}},
 	})
-	_ = r
 	w.later(func() { w.deliver(b) })
 }
 

@@ -91,7 +91,7 @@ func (u *Uplink) newLive(ctx context.Context, now time.Time) bool {
 	if !ok || e.worst(g) > telemetry.MaxHeld {
 		return false
 	}
-	f, err := u.newFrame(ctx, e, g, live, now)
+	f, err := u.newFrame(ctx, e, g, live)
 	if errors.Is(err, errNothing) && g.First > e.Durable {
 		u.epochs.dirty = false
 		return false
@@ -143,7 +143,7 @@ func (u *Uplink) newBacklog(ctx context.Context, now time.Time) bool {
 		if !ok || !e.ready(now) || e.worst(g) > telemetry.MaxHeld {
 			continue
 		}
-		f, err := u.newFrame(ctx, e, g, backlog, now)
+		f, err := u.newFrame(ctx, e, g, backlog)
 		if err != nil {
 			return u.fruitless(e, g, err, now)
 		}
@@ -156,13 +156,17 @@ func (u *Uplink) newBacklog(ctx context.Context, now time.Time) bool {
 }
 
 // newFrame cuts what fits into the window of the gap.
-func (u *Uplink) newFrame(ctx context.Context, e *epoch, g telemetry.Range, in lane, now time.Time) (frame, error) {
+func (u *Uplink) newFrame(ctx context.Context, e *epoch, g telemetry.Range, in lane) (frame, error) {
 	size, alone := u.budget(in)
 	if size == 0 {
 		u.full = true
 		return frame{}, errRoom
 	}
-	return u.cutFrame(ctx, e, g, size, alone)
+	f, err := u.cutFrame(ctx, e, g, size, alone)
+	// A record larger than all that is free waits until nothing is in flight; were
+	// others to start meanwhile, it would wait for ever.
+	u.yield = u.yield || errors.Is(err, errRoom)
+	return f, err
 }
 
 // budget returns the size of the next new frame of a lane, 0 when there is no

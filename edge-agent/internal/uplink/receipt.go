@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -74,6 +75,13 @@ func (u *Uplink) receive(ctx context.Context, r telemetry.Receipt) {
 	}
 	u.met.receipts.WithLabelValues("good").Inc()
 	u.cloud.accept(r, now)
+	if r.RetryAfter > 0 {
+		// Never earlier, and not all agents at the same moment.
+		u.cloud.holdUntil = u.cloud.holdUntil.Add(backoff(u.rand, r.RetryAfter/2, maxHold, 0))
+		for in := range lanes { // a cloud that asks for time is slow, not deaf
+			u.lanes[in].last = u.cloud.holdUntil
+		}
+	}
 	u.alarms.clear(AlarmReceipt)
 	if u.alarms.clear(AlarmRevoked); r.Revoked {
 		u.alarms.raise(AlarmRevoked, "the cloud "+r.Cloud+" takes nothing more from this agent", now)
@@ -171,6 +179,8 @@ func (e *epoch) take(r telemetry.EpochReceipt) uint64 {
 	passed := telemetry.Range{First: 1, Last: e.mark}
 	e.gone = e.gone.sub(passed)
 	e.again = e.again.sub(passed)
+	e.limits = slices.DeleteFunc(e.limits, func(l limit) bool { return l.seqs.Last <= e.mark })
+	e.parked = slices.DeleteFunc(e.parked, func(p parked) bool { return p.seq <= e.mark })
 	for _, h := range e.held {
 		e.again = e.again.sub(h)
 	}
@@ -221,6 +231,7 @@ func (u *Uplink) reject(x telemetry.Rejection, now time.Time) {
 			e.limits = append(e.limits, limit{seqs: f.seqs, records: (n + 1) / 2})
 			continue
 		}
+		e.parked = slices.DeleteFunc(e.parked, func(p parked) bool { return p.seq == f.seqs.First })
 		e.parked = append(e.parked, parked{seq: f.seqs.First, until: now.Add(parkedWait)})
 		u.alarms.raise(AlarmRefused, fmt.Sprintf("record %s/%d: %s", e.Epoch, f.seqs.First, x.Reason), now)
 	}

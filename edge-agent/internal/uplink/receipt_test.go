@@ -175,6 +175,9 @@ func TestARefusedRecordStallsNothing(t *testing.T) {
 		})
 		w.settle(20 * time.Minute)
 		w.stop()
+		if e := w.up.epochs.own(); len(e.parked) > 0 || len(e.limits) > 0 {
+			t.Errorf("remembered for ever: %v %v", e.parked, e.limits)
+		}
 	})
 }
 

@@ -171,6 +171,7 @@ func TestTenThousandEpochs(t *testing.T) {
 			w.box.begin()
 			w.box.readings(3, 50)
 		}
+		start := time.Now()
 		w.run()
 		all := w.latencies(51)
 		for range 60 {
@@ -181,6 +182,7 @@ func TestTenThousandEpochs(t *testing.T) {
 			}
 		}
 		w.settle(4 * time.Minute)
+		t.Logf("through in %s", time.Since(start))
 		w.stop()
 		if n := len(w.up.epochs.all); n > working+1 {
 			t.Errorf("%d epochs in the working set", n)

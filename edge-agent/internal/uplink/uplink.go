@@ -85,9 +85,8 @@ const (
 	tick   = time.Second // looks at everything at least that often, so that a lost wake-up costs a second
 	poll   = time.Second // how often an agent that may not send looks whether it may
 
-	sendersMax = 4               // Publish calls at a time: hides the broker's round trip; each holds one encoded frame
-	mailbox    = 64              // receipts waiting; more are dropped, since the next one says the same
-	grace      = 5 * time.Second // Run gives Publish calls that long to return when it ends
+	sendersMax = 4  // Publish calls at a time: hides the broker's round trip; each holds one encoded frame
+	mailbox    = 64 // receipts waiting; more are dropped, since the next one says the same
 )
 
 // Uplink is the state machine. New makes one; Run runs it, once.
@@ -176,8 +175,8 @@ func (o *Options) defaults() {
 	}
 }
 
-// Run sends until ctx ends, and then returns nil: whatever has no receipt stays
-// in the outbox. Nothing that the network or the cloud does makes it return.
+// Run sends until ctx ends, and then returns nil as soon as every Publish has:
+// whatever has no receipt stays in the outbox. Nothing that the network or the cloud does makes it return.
 func (u *Uplink) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer u.senders.Wait()
