@@ -17,7 +17,7 @@ import (
 // it lasts three years of one process that never restarts.
 const MaxSeq = 1<<40 - 1
 
-// Set is a set of sequence numbers: ascending ranges that neither overlap nor
+// Set is a set of sequence numbers, which start at 1: ascending ranges that neither overlap nor
 // touch. The zero Set is empty. Methods that change it work in place.
 type Set []telemetry.Range
 
@@ -54,11 +54,8 @@ func (s *Set) Add(r telemetry.Range) {
 	if r.Len() == 0 {
 		return
 	}
-	from := r.First
-	if from > 0 {
-		from-- // a range that ends right before r is joined to it
-	}
-	i := s.search(from)
+	r.First = max(r.First, 1)
+	i := s.search(r.First - 1) // a range that ends right before r is joined to it
 	j := i
 	for j < len(*s) && ((*s)[j].First <= r.Last || (*s)[j].First-1 == r.Last) {
 		r.First = min(r.First, (*s)[j].First)

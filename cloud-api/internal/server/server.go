@@ -151,11 +151,13 @@ func (s *Server) AppAddr() string { return s.private.Addr().String() }
 // way of a reading: no new events, the frames in hand committed, their receipts
 // sent, the database closed.
 func (s *Server) Run(ctx context.Context) error {
-	receiptsCtx, stopReceipts := context.WithCancel(context.Background())
-	defer stopReceipts()
+	work, stopWork := context.WithCancel(context.Background())
+	defer stopWork()
 	ended := make(chan error, 3)
 	receiptsEnded := make(chan error, 1)
-	go func() { receiptsEnded <- s.receipts.Run(receiptsCtx) }()
+	maintainEnded := make(chan struct{})
+	go func() { receiptsEnded <- s.receipts.Run(work) }()
+	go func() { defer close(maintainEnded); s.maintain(work) }()
 	go func() { ended <- serving("public.listen", s.api.Serve(s.public)) }()
 	go func() { ended <- serving("app.listen", s.app.Serve(s.private)) }()
 
@@ -169,7 +171,8 @@ func (s *Server) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err = errors.Join(err, shutdown("app", s.app.Shutdown(stop)))
-	stopReceipts()
+	stopWork()
+	<-maintainEnded
 	err = errors.Join(err, <-receiptsEnded, shutdown("api", s.api.Shutdown(stop)), s.close())
 	s.log.Info("server: stopped")
 	return err

@@ -167,8 +167,11 @@ var (
 	insertMany = insertReadings(rowsPerInsert)
 )
 
+// insertReadings returns a statement for so many readings. OR FAIL: a conflict
+// undoes the whole transaction here, so SQLite need not keep the pages that one
+// statement changed.
 func insertReadings(rows int) string {
-	return "INSERT INTO readings (id, topic_id, flags, boot, recorded, corrected, received, payload) VALUES (?,?,?,?,?,?,?,?)" +
+	return "INSERT OR FAIL INTO readings (id, topic_id, flags, boot, recorded, corrected, received, payload) VALUES (?,?,?,?,?,?,?,?)" +
 		strings.Repeat(",(?,?,?,?,?,?,?,?)", rows-1)
 }
 

@@ -27,3 +27,15 @@ func fresh(t *testing.T) storetest.Database {
 
 // SQLite behaves as every store does.
 func TestConformance(t *testing.T) { storetest.Run(t, fresh) }
+
+// How fast frames go in, new and again.
+func BenchmarkCommit(b *testing.B) {
+	storetest.Bench(b, func(b *testing.B) store.Store {
+		st, err := sqlite.Open(b.Context(), sqlite.Options{Path: filepath.Join(b.TempDir(), "cloud.db")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = st.Close() })
+		return st
+	})
+}

@@ -1,0 +1,34 @@
+package server
+
+import (
+	"context"
+	"time"
+)
+
+// maintainInterval is how long a time that an anchor corrected may stay as it
+// was: nobody waits for it, and it costs one indexed lookup.
+const maintainInterval = 5 * time.Second
+
+// maintain lets the store do what need not be done at once, until ctx ends.
+func (s *Server) maintain(ctx context.Context) {
+	t := time.NewTicker(maintainInterval)
+	defer t.Stop()
+	failing := false
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		err := s.store.Maintain(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !failing:
+			s.log.Warn("server: maintenance failed, retrying", "error", err)
+		case err == nil && failing:
+			s.log.Info("server: maintenance works again")
+		}
+		failing = err != nil
+	}
+}
