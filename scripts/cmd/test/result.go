@@ -87,13 +87,11 @@ func (r *result) count(e event, output string, screen *term.Screen) {
 		name := shortName(e)
 		// A parent fails because of its subtests, a package because of its
 		// tests: they are told already.
-		if e.Test != "" {
-			r.failed++
-			r.failures = append(r.failures, name)
-		} else if !slices.ContainsFunc(r.failures, func(f string) bool { return strings.HasPrefix(f, name+".") }) {
-			r.failed++
-			r.failures = append(r.failures, name)
+		if e.Test == "" && slices.ContainsFunc(r.failures, func(f string) bool { return strings.HasPrefix(f, name+".") }) {
+			return
 		}
+		r.failed++
+		r.failures = append(r.failures, name)
 		screen.Print(fmt.Sprintf("FAIL %s\n%s", name, output))
 	}
 }
