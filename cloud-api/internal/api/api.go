@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -93,8 +94,16 @@ func (s *Server) routes() error {
 	if s.opt.Dashboard != nil {
 		err = s.opt.Dashboard(f)
 	}
-	f.Use(func(*fiber.Ctx) error { return problem.New(http.StatusNotFound, "there is nothing at this address") })
+	f.Use(nothing)
 	return err
+}
+
+// nothing answers what no route does.
+func nothing(c *fiber.Ctx) error {
+	if m := c.Method(); m != http.MethodGet && m != http.MethodHead || c.Path() == "/v1/enrol" {
+		return problem.New(http.StatusMethodNotAllowed, "this address does not take "+strings.Clone(m))
+	}
+	return problem.New(http.StatusNotFound, "there is nothing at this address")
 }
 
 // Serve answers on ln until Shutdown.

@@ -4,6 +4,7 @@
 package problem
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -50,6 +51,9 @@ func Write(c *fiber.Ctx, p *Problem) error {
 func Handler(log *slog.Logger) fiber.ErrorHandler {
 	return func(c *fiber.Ctx, err error) error {
 		id, _ := c.Locals("request-id").(string)
+		if id == "" { // refused before any handler saw it
+			id = rand.Text()
+		}
 		var p *Problem
 		var fe *fiber.Error
 		switch {

@@ -57,35 +57,41 @@ func OpenStore(ctx context.Context, c config.Store, log *slog.Logger) (store.Sto
 	if c.Postgres.DSNFile != "" {
 		return nil, errors.New("store.postgres: not in this build")
 	}
-	return sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Logger: log})
+	st, err := sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Logger: log})
+	if err != nil {
+		return nil, err // not st: a nil *sqlite.Store is no nil store.Store
+	}
+	return st, nil
 }
 
 // Open opens the database and the keys, and listens. What it returns has to be
 // run, which also closes it.
-func Open(ctx context.Context, c config.Config, version string, log *slog.Logger) (s *Server, err error) {
-	s = &Server{cfg: c, log: log}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
-		}
-	}()
-	ring, err := keys.Open(c.Keys.Dir, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("open keys: %w", err)
+func Open(ctx context.Context, c config.Config, version string, log *slog.Logger) (*Server, error) {
+	s := &Server{cfg: c, log: log}
+	if err := s.open(ctx, version); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
-	if s.store, err = OpenStore(ctx, c.Store, log); err != nil {
-		return nil, err
+	return s, nil
+}
+
+func (s *Server) open(ctx context.Context, version string) error {
+	ring, err := keys.Open(s.cfg.Keys.Dir, time.Now())
+	if err != nil {
+		return fmt.Errorf("open keys: %w", err)
+	}
+	if s.store, err = OpenStore(ctx, s.cfg.Store, s.log); err != nil {
+		return err
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := s.build(ring, version, reg); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.listen(); err != nil {
-		return nil, err
+		return err
 	}
-	log.Info("server: open", "version", version, "public", s.public.Addr().String(), "app", s.private.Addr().String(), "root", ring.Fingerprint())
-	return s, nil
+	s.log.Info("server: open", "version", version, "public", s.public.Addr().String(), "app", s.private.Addr().String(), "root", ring.Fingerprint())
+	return nil
 }
 
 func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry) error {

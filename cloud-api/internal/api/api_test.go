@@ -1,0 +1,490 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/api"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/dashboard"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+)
+
+// site is the public listener on a free port over a real store.
+type site struct {
+	t     *testing.T
+	url   string
+	store *sqlite.Store
+	root  ed25519.PrivateKey
+	ready error
+}
+
+var received = time.Date(2026, 5, 4, 10, 0, 0, 123456789, time.UTC)
+
+func open(t *testing.T, access api.Access) *site {
+	t.Helper()
+	st, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "cloud.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, root, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, store: st, root: root}
+	server, err := api.New(api.Options{
+		Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
+		Ready: func(context.Context) error { return s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.url = "http://" + ln.Addr().String()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(ln) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := errors.Join(server.Shutdown(ctx), <-ended, st.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s *site) do(method, path string, body []byte, header ...string) (*http.Response, []byte) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp, b
+}
+
+// get decodes a good answer.
+func (s *site) get(path string, into any) {
+	s.t.Helper()
+	resp, b := s.do(http.MethodGet, path, nil)
+	if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		s.t.Fatalf("GET %s: %d %s", path, resp.StatusCode, b)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		s.t.Fatalf("GET %s: %v in %s", path, err, b)
+	}
+}
+
+// refused checks that an answer is a problem document with the status.
+func (s *site) refused(status int, method, path string, body []byte, header ...string) string {
+	s.t.Helper()
+	resp, b := s.do(method, path, body, header...)
+	var p struct {
+		Type, Title, Detail string
+		Status              int
+		RequestID           string `json:"request_id"`
+	}
+	err := json.Unmarshal(b, &p)
+	if resp.StatusCode != status || err != nil || p.Status != status || p.Title == "" || p.RequestID == "" || resp.Header.Get("Content-Type") != "application/problem+json" {
+		s.t.Errorf("%s %s: %d %s %s, want %d", method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b, status)
+	}
+	return p.Detail
+}
+
+func (s *site) agent(name string) {
+	s.t.Helper()
+	tok := store.Token{ID: name, Agent: name, Uses: 1, Expires: received.Add(time.Hour)}
+	if err := s.store.CreateToken(s.t.Context(), tok); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.store.Enrol(s.t.Context(), name, name, make([]byte, 32), received); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+var epoch = telemetry.Epoch{Ordinal: 2, ID: [8]byte{0xab}}
+
+func (s *site) commit(agent string, first uint64, payloads ...string) {
+	s.t.Helper()
+	f := store.Frame{Agent: agent, Epoch: epoch, First: first, Last: first + uint64(len(payloads)) - 1, Received: received}
+	for i, p := range payloads {
+		f.Records = append(f.Records, telemetry.Record{
+			Seq: first + uint64(i), Kind: telemetry.KindReading, At: telemetry.Instant{Boot: 1, Wall: received.Add(-time.Minute).UnixNano()},
+			Reading: &telemetry.Reading{Topic: "plant/<b>", QoS: 1, Payload: []byte(p)},
+		})
+	}
+	f.Open = []telemetry.OpenEpoch{{Epoch: epoch, Lowest: 1, Durable: f.Last + 2}}
+	if _, err := s.store.Commit(s.t.Context(), f); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// A reading has all its fields, times in UTC to the nanosecond, and a payload
+// that is text or base64.
+func TestReadingsAreComplete(t *testing.T) {
+	s := open(t, api.Access{})
+	s.agent("a")
+	s.commit("a", 1, `{"t":21.5}`, "\xff\x00", "</script>\u2028", "")
+	var page struct {
+		Readings []map[string]any
+		Next     *string
+	}
+	s.get("/v1/readings?agent=a", &page)
+	want := []map[string]any{}
+	for i, p := range [][2]string{{`{"t":21.5}`, "utf-8"}, {"/wA=", "base64"}, {"</script>\u2028", "utf-8"}, {"", "utf-8"}} {
+		want = append(want, map[string]any{
+			"agent": "a", "epoch": "2-ab00000000000000", "seq": float64(i + 1), "topic": "plant/<b>", "qos": 1.0, "dup": false, "retained": false,
+			"payload": p[0], "payload_encoding": p[1], "recorded_at": "2026-05-04T09:59:00.123456789Z",
+			"corrected_at": "2026-05-04T09:59:00.123456789Z", "received_at": "2026-05-04T10:00:00.123456789Z",
+		})
+	}
+	if fmt.Sprint(page.Readings) != fmt.Sprint(want) || page.Next != nil {
+		t.Errorf("%v\nwant %v", page.Readings, want)
+	}
+}
+
+// Following `next` to its end gives every reading once.
+func TestPagesFollowNext(t *testing.T) {
+	s := open(t, api.Access{})
+	s.agent("a")
+	s.agent("b")
+	s.commit("a", 1, "1", "2", "3", "4", "5")
+	s.commit("b", 1, "1", "2", "3")
+	for _, order := range []string{"", "&order=desc&agent=a"} {
+		seen := map[string]int{}
+		for next := "-"; next != ""; {
+			var page struct {
+				Readings []struct {
+					Agent string
+					Seq   int
+				}
+				Next string
+			}
+			path := "/v1/readings?limit=2" + order
+			if next != "-" {
+				path += "&cursor=" + url.QueryEscape(next)
+			}
+			s.get(path, &page)
+			for _, r := range page.Readings {
+				seen[fmt.Sprint(r.Agent, r.Seq)]++
+			}
+			next = page.Next
+		}
+		if want := map[string]int{"": 8, "&order=desc&agent=a": 5}[order]; len(seen) != want {
+			t.Errorf("order %q: %v", order, seen)
+		}
+	}
+}
+
+// An agent shows where each of its records is.
+func TestAgentShowsItsLedger(t *testing.T) {
+	s := open(t, api.Access{})
+	s.agent("a")
+	s.commit("a", 3, "x", "y")
+	var a struct {
+		ID                         string
+		Epoch                      string
+		Watermark, Held            int
+		OnDevice                   int `json:"on_device"`
+		Lost, Expired, Unexplained int
+		Redelivered                int
+		FirstSeen                  time.Time `json:"first_seen"`
+		LastSeen                   time.Time `json:"last_seen"`
+		Alarms                     []any
+		Epochs                     []struct {
+			Epoch    string
+			Durable  int
+			Held     []map[string]int
+			OnDevice []map[string]int `json:"on_device"`
+		}
+	}
+	s.get("/v1/agents/a", &a)
+	if a.ID != "a" || a.Epoch != epoch.String() || a.Watermark != 0 || a.Held != 2 || a.OnDevice != 4 || !a.FirstSeen.Equal(received) || a.Alarms == nil {
+		t.Errorf("%+v", a)
+	}
+	if e := a.Epochs[0]; len(a.Epochs) != 1 || fmt.Sprint(e.Held) != "[map[first:3 last:4]]" || fmt.Sprint(e.OnDevice) != "[map[first:1 last:2] map[first:5 last:6]]" || e.Durable != 6 {
+		t.Errorf("%+v", a.Epochs)
+	}
+	var list struct{ Agents []struct{ ID string } }
+	s.get("/v1/agents", &list)
+	if len(list.Agents) != 1 || list.Agents[0].ID != "a" {
+		t.Errorf("%+v", list)
+	}
+	var topics struct{ Topics []struct{ Topic string } }
+	s.get("/v1/agents/a/topics", &topics)
+	if len(topics.Topics) != 1 || topics.Topics[0].Topic != "plant/<b>" {
+		t.Errorf("%+v", topics)
+	}
+}
+
+// Everything that is wrong is a problem document with its own status, and none
+// of them shows SQL or a stack.
+func TestErrorsAreProblemDocuments(t *testing.T) {
+	s := open(t, api.Access{})
+	s.agent("a")
+	for _, c := range []struct {
+		status int
+		path   string
+		says   string
+	}{
+		{404, "/nothing", ""},
+		{404, "/v1/agents/nobody", "not known"},
+		{404, "/v1/agents/" + url.PathEscape("'; DROP TABLE agents; --"), "no agent"},
+		{404, "/v1/readings?agent=nobody", "not known"},
+		{400, "/v1/readings?agent=" + url.QueryEscape("A B"), "agent"},
+		{400, "/v1/readings?agnt=a", "agnt"},
+		{400, "/v1/readings?agent=a&agent=b", "2 times"},
+		{400, "/v1/readings?limit=0", "limit"},
+		{400, "/v1/readings?limit=10001", "10000"},
+		{400, "/v1/readings?limit=9999999999999999999999", "limit"},
+		{400, "/v1/readings?from=yesterday", "from"},
+		{400, "/v1/readings?to=0001-01-01T00:00:00Z", "to"},
+		{400, "/v1/readings?cursor=%00", "cursor"},
+		{400, "/v1/readings?cursor=e30AA", "cursor"},
+		{400, "/v1/readings?order=up", "order"},
+		{400, "/v1/readings?topic=a%23", "topic"},
+		{400, "/v1/readings?a=%zz", "query"},
+		{400, "/v1/agents?limit=x", "limit"},
+		{400, "/v1/agents/a?below=x", "below"},
+		{400, "/v1/quarantine?below=x", "below"},
+		{404, "/v1/quarantine/x", ""},
+		{404, "/v1/quarantine/7", ""},
+	} {
+		detail := s.refused(c.status, http.MethodGet, c.path, nil)
+		if !strings.Contains(detail, c.says) || strings.Contains(detail, "SELECT") || strings.Contains(detail, "goroutine") {
+			t.Errorf("%s: %q", c.path, detail)
+		}
+	}
+	s.refused(405, http.MethodDelete, "/v1/agents", nil)
+	s.refused(413, http.MethodPost, "/v1/enrol", make([]byte, 100<<10))
+}
+
+// A database that is gone is said as such, and the server goes on.
+func TestDatabaseGoneIsUnavailable(t *testing.T) {
+	s := open(t, api.Access{})
+	if err := s.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.refused(503, http.MethodGet, "/v1/agents", nil)
+	s.refused(503, http.MethodGet, "/v1/readings", nil)
+	if resp, _ := s.do(http.MethodGet, "/healthz", nil); resp.StatusCode != 200 {
+		t.Errorf("healthz: %d", resp.StatusCode)
+	}
+}
+
+// Readiness says why there is none.
+func TestReadyzFollowsTheServer(t *testing.T) {
+	s := open(t, api.Access{})
+	if resp, _ := s.do(http.MethodGet, "/readyz", nil); resp.StatusCode != 200 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	s.ready = errors.New("shutting down")
+	if detail := s.refused(503, http.MethodGet, "/readyz", nil); !strings.Contains(detail, "shutting down") {
+		t.Errorf("%q", detail)
+	}
+}
+
+// With access tokens nothing but health and enrolment is open, and a token that
+// is known opens the rest.
+func TestAccessNeedsAToken(t *testing.T) {
+	sum := sha256.Sum256([]byte("right"))
+	file := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(file, []byte("# readers\n\n"+hex.EncodeToString(sum[:])+" grafana\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	access, err := api.ReadAccess(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, access)
+	for _, path := range []string{"/", "/app.js", "/metrics", "/v1/agents", "/v1/agents/a", "/v1/readings", "/v1/quarantine", "/nothing"} {
+		for _, header := range []string{"", "Bearer wrong", "Basic right", "Bearer ", "bearer right", hex.EncodeToString(sum[:])} {
+			s.refused(401, http.MethodGet, path, nil, "Authorization", header)
+		}
+	}
+	if resp, _ := s.do(http.MethodGet, "/v1/agents", nil, "Authorization", "Bearer right"); resp.StatusCode != 200 {
+		t.Errorf("right token: %d", resp.StatusCode)
+	}
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if resp, _ := s.do(http.MethodGet, path, nil); resp.StatusCode != 200 {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	s.refused(400, http.MethodPost, "/v1/enrol", []byte("{}"))
+}
+
+// A file of access tokens that has none, or a broken line, is an error that
+// names the place.
+func TestBadAccessFileIsRefused(t *testing.T) {
+	for name, text := range map[string]string{"empty": "# none\n", "short": "abcd x\n", "token itself": "QWERTYUIOPASDFGHJKLZXCVBNM\n"} {
+		file := filepath.Join(t.TempDir(), "tokens")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.ReadAccess(file); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "QWERTY") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := api.ReadAccess(filepath.Join(t.TempDir(), "missing")); err == nil {
+		t.Error("missing file is taken")
+	}
+}
+
+// A device enrols with a token, again with the same key, and no other key does;
+// the answer is signed by the root that the token names.
+func TestEnrolment(t *testing.T) {
+	s := open(t, api.Access{})
+	tok, err := enrol.Create(t.Context(), s.store, s.root.Public().(ed25519.PublicKey), enrol.Grant{Agent: "pi-1", Uses: 1, TTL: time.Hour}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(tok telemetry.Token, agent string, key ed25519.PrivateKey) (telemetry.EnrolRequest, []byte) {
+		req, err := telemetry.NewEnrolRequest(tok, agent, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return req, b
+	}
+	_, key, _ := ed25519.GenerateKey(nil)
+	_, other, _ := ed25519.GenerateKey(nil)
+	for range 2 {
+		req, body := request(tok, "pi-1", key)
+		if bytes.Contains(body, []byte(tok.Secret)) {
+			t.Fatal("the secret travels")
+		}
+		resp, b := s.do(http.MethodPost, "/v1/enrol", body)
+		answer, err := telemetry.ParseEnrolResponse(b)
+		if resp.StatusCode != 200 || err != nil {
+			t.Fatalf("%d %s", resp.StatusCode, b)
+		}
+		if root, err := answer.Verify(tok, req); err != nil || !root.Equal(s.root.Public()) || answer.Cloud != "test" {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+	}
+	wrong := tok
+	wrong.Secret = strings.Repeat("a", len(tok.Secret))
+	unknown := telemetry.NewToken(s.root.Public().(ed25519.PublicKey))
+	for name, c := range map[string]struct {
+		tok   telemetry.Token
+		agent string
+		key   ed25519.PrivateKey
+	}{
+		"another key": {tok, "pi-1", other}, "another agent": {tok, "pi-2", key}, "wrong secret": {wrong, "pi-1", key}, "unknown token": {unknown, "pi-1", key},
+	} {
+		_, body := request(c.tok, c.agent, c.key)
+		if detail := s.refused(403, http.MethodPost, "/v1/enrol", body); !strings.Contains(detail, "token create") {
+			t.Errorf("%s: %s", name, detail)
+		}
+	}
+	for _, body := range []string{"", "{", "[]", `{"token_id":"x"}`, `{"agent":"A B"}`} {
+		s.refused(400, http.MethodPost, "/v1/enrol", []byte(body))
+	}
+	if a, err := s.store.Agent(t.Context(), "pi-1"); err != nil || !a.Key.Equal(key.Public()) {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// What was set aside is listed, and its bytes can be had.
+func TestQuarantineIsShown(t *testing.T) {
+	s := open(t, api.Access{})
+	s.agent("a")
+	f := store.Frame{Agent: "a", Epoch: epoch, First: 1, Last: 3, Raw: []byte("raw"), Why: "broken", Received: received}
+	if _, err := s.store.Commit(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.Reject(t.Context(), store.Rejected{Agent: "<x>", Why: "forged", Raw: []byte("zz"), Received: received}); err != nil {
+		t.Fatal(err)
+	}
+	type frame struct {
+		ID      int
+		Agent   string
+		Trusted bool
+		Why     string
+		Seqs    *struct{ First, Last int }
+		Raw     []byte
+	}
+	var list struct{ Frames []frame }
+	s.get("/v1/quarantine", &list)
+	if len(list.Frames) != 2 || list.Frames[0].Trusted || list.Frames[0].Agent != "<x>" || list.Frames[0].Seqs != nil || !list.Frames[1].Trusted || list.Frames[1].Seqs.Last != 3 {
+		t.Fatalf("%+v", list)
+	}
+	var one frame
+	s.get(fmt.Sprintf("/v1/quarantine/%d", list.Frames[1].ID), &one)
+	if string(one.Raw) != "raw" {
+		t.Errorf("%+v", one)
+	}
+}
+
+// Every answer carries a request id, the caller's when it is a plain word, and
+// headers that keep a browser from running anything but the page's own files.
+func TestHeaders(t *testing.T) {
+	s := open(t, api.Access{})
+	resp, _ := s.do(http.MethodGet, "/", nil, "X-Request-Id", "abc-1")
+	if resp.Header.Get("X-Request-Id") != "abc-1" || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'none'") || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("%v", resp.Header)
+	}
+	resp, _ = s.do(http.MethodGet, "/", nil, "X-Request-Id", "a b\"<script>")
+	if id := resp.Header.Get("X-Request-Id"); len(id) < 16 || strings.Contains(id, "<") {
+		t.Errorf("%q", id)
+	}
+	if resp, _ = s.do(http.MethodGet, "/", nil, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != 304 {
+		t.Errorf("%d for what the browser has", resp.StatusCode)
+	}
+}
+
+// A client that sends its headers slowly is cut off and holds up nobody.
+func TestSlowClientIsCutOff(t *testing.T) {
+	s := open(t, api.Access{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(9 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(conn); err != nil {
+		t.Errorf("still open after the read timeout of 5 s: %v", err)
+	}
+}
