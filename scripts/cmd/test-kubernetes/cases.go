@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// testCase is one thing that goes wrong while sensors publish. play returns when it is right again, with a remark for the table.
+type testCase struct {
+	name  string
+	about string
+	needs func(options) string // why it cannot be played; nil: it always can
+	play  func(context.Context, *test) (note string, err error)
+}
+
+func (c testCase) missing(o options) string {
+	if c.needs == nil {
+		return ""
+	}
+	return c.needs(o)
+}
+
+func cases() []testCase {
+	return []testCase{
+		{name: "nothing", about: "undisturbed, for the figures", play: undisturbed},
+		{name: "cloud-pod", about: "the cloud-api pod is deleted", play: deletePod(cloudNamespace, "cloud-api", "deployment/cloud-api")},
+		{name: "broker-pod", about: "the broker's pod is deleted", play: deletePod(cloudNamespace, "nats", "statefulset/nats")},
+		{name: "edge-pod", about: "the agent's pod is deleted", play: deletePod(edgeNamespace, "edge-agent", "daemonset/edge-agent")},
+		{name: "edge-rollout", about: "a rolling update of the agent", play: rollout(edgeNamespace, "daemonset/edge-agent")},
+		{name: "cloud-rollout", about: "a rolling update of the cloud-api", play: rollout(cloudNamespace, "deployment/cloud-api")},
+		{name: "eviction", about: "the agent's pod is evicted", play: evict},
+		{name: "sidecar", about: "the agent's pod starts without the sidecar's Secret, and gets it later", play: withoutSecret},
+		{name: "settings", about: "an invalid setting is rolled out and taken back", play: invalidSetting},
+		{name: "users", about: "the agent's pod starts without the users' Secret, and gets it later", play: withoutUsers},
+		{name: "cut", about: "the network between edge and cloud is cut", needs: both("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
+		{name: "power", about: "the edge node loses power", needs: both("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
+	}
+}
+
+func both(flags string, given func(options) bool) func(options) string {
+	return func(o options) string {
+		if given(o) {
+			return ""
+		}
+		return flags + " are not given"
+	}
+}
+
+func undisturbed(ctx context.Context, t *test) (string, error) {
+	pause(ctx, 20*time.Second)
+	return t.workingSet(ctx)
+}
+
+func deletePod(namespace, app, owner string) func(context.Context, *test) (string, error) {
+	return func(ctx context.Context, _ *test) (string, error) {
+		p, err := theOnly(ctx, namespace, app)
+		if err != nil {
+			return "", err
+		}
+		if _, err := kubectl(ctx, "-n", namespace, "delete", "pod", p.name, "--wait=true"); err != nil {
+			return "", err
+		}
+		return settled(ctx, namespace, app, owner)
+	}
+}
+
+func rollout(namespace, owner string) func(context.Context, *test) (string, error) {
+	return func(ctx context.Context, _ *test) (string, error) {
+		if _, err := kubectl(ctx, "-n", namespace, "rollout", "restart", owner); err != nil {
+			return "", err
+		}
+		_, app, _ := strings.Cut(owner, "/")
+		return settled(ctx, namespace, app, owner)
+	}
+}
+
+// settled waits for the owner's pods and tells how soon the new one was ready.
+func settled(ctx context.Context, namespace, app, owner string) (string, error) {
+	if _, err := kubectl(ctx, "-n", namespace, "rollout", "status", owner, "--timeout=180s"); err != nil {
+		return "", err
+	}
+	var note string
+	err := until(ctx, time.Minute, "one ready pod of "+app, func() error {
+		p, err := theOnly(ctx, namespace, app)
+		if err == nil && !p.ready {
+			err = errors.New(p.name + " is not ready")
+		}
+		if err == nil {
+			note = fmt.Sprintf("ready %.0f s after the node took it on", p.since.Sub(p.start).Seconds())
+		}
+		return err
+	})
+	return note, err
+}
+
+func evict(ctx context.Context, _ *test) (string, error) {
+	p, err := theOnly(ctx, edgeNamespace, "edge-agent")
+	if err != nil {
+		return "", err
+	}
+	eviction := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, p.name, edgeNamespace)
+	if _, err := command(ctx, eviction, "kubectl", "create", "--raw", "/api/v1/namespaces/"+edgeNamespace+"/pods/"+p.name+"/eviction", "-f", "-"); err != nil {
+		return "", err
+	}
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "wait", "--for=delete", "pod/"+p.name, "--timeout=60s"); err != nil {
+		return "", err
+	}
+	return settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
+}
+
+// restartEdge replaces the agent's pod without waiting for the new one.
+func restartEdge(ctx context.Context) error {
+	_, err := kubectl(ctx, "-n", edgeNamespace, "delete", "pod", "-l", "app.kubernetes.io/name=edge-agent", "--wait=true")
+	return err
+}
+
+// withoutSecret shows that nothing of the sidecar's is needed for an acknowledgement.
+func withoutSecret(ctx context.Context, t *test) (string, error) {
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-nats"); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	took, err := t.acknowledges(ctx, time.Minute)
+	if err != nil {
+		return "", err
+	}
+	if err := apply(ctx, secret(edgeNamespace, "holdfast-nats", map[string]string{"HOLDFAST_NATS_URL": natsURL})); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	_, err = settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
+	return fmt.Sprintf("a PUBACK without the sidecar's Secret %.1f s after the old pod was gone", took.Seconds()), err
+}
+
+// withoutUsers shows that a missing Secret that is needed keeps the pod waiting with an event that names it.
+func withoutUsers(ctx context.Context, t *test) (string, error) {
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-mqtt-users"); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	named := until(ctx, time.Minute, "an event names the Secret", func() error {
+		out, err := kubectl(ctx, "-n", edgeNamespace, "get", "events", "-o", "jsonpath={.items[*].message}")
+		if err == nil && !strings.Contains(out, `secret "holdfast-mqtt-users" not found`) {
+			err = errors.New("no such event")
+		}
+		return err
+	})
+	if err := apply(ctx, t.users); err != nil {
+		return "", err
+	}
+	// The kubelet tries again after up to two minutes.
+	return "an event named the Secret", errors.Join(named, t.edgeReady(ctx, 4*time.Minute))
+}
+
+// invalidSetting shows that the agent says what is wrong, is not ready, and goes on with what it had once the setting is right again.
+func invalidSetting(ctx context.Context, t *test) (string, error) {
+	set := []string{"-n", edgeNamespace, "set", "env", "daemonset/edge-agent", "-c", "edge-agent"}
+	if _, err := kubectl(ctx, append(set, "EDGE_OUTBOX__FULL=explode")...); err != nil {
+		return "", err
+	}
+	said := until(ctx, time.Minute, "the log names the setting", func() error {
+		out, err := kubectl(ctx, "-n", edgeNamespace, "logs", "-l", "app.kubernetes.io/name=edge-agent", "-c", "edge-agent", "--tail=20")
+		if err == nil && !strings.Contains(out, "outbox.full") {
+			err = errors.New("not in the log: " + out)
+		}
+		return err
+	})
+	ready, err := theOnly(ctx, edgeNamespace, "edge-agent")
+	if err == nil && ready.ready {
+		err = errors.New("the pod is ready with an invalid setting")
+	}
+	if _, err2 := kubectl(ctx, append(set, "EDGE_OUTBOX__FULL-")...); err2 != nil {
+		return "", errors.Join(said, err, err2)
+	}
+	_, err3 := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
+	return "the log named the setting", errors.Join(said, err, err3)
+}
+
+func cut(ctx context.Context, t *test) (string, error) {
+	if err := shell(ctx, t.cut, t.node); err != nil {
+		return "", err
+	}
+	pause(ctx, t.outage)
+	return fmt.Sprintf("cut for %s", t.outage), shell(context.WithoutCancel(ctx), t.heal, t.node)
+}
+
+func power(ctx context.Context, t *test) (string, error) {
+	if err := shell(ctx, t.kill, t.node); err != nil {
+		return "", err
+	}
+	pause(ctx, 20*time.Second)
+	if err := shell(context.WithoutCancel(ctx), t.start, t.node); err != nil {
+		return "", err
+	}
+	begin := time.Now()
+	took, err := t.acknowledges(ctx, 4*time.Minute)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("a PUBACK %.0f s after the node's start was asked for", took.Seconds()), t.edgeReady(ctx, 4*time.Minute-time.Since(begin))
+}

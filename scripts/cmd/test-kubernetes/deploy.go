@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	edgeNamespace  = "holdfast-edge"
+	cloudNamespace = "holdfast"
+	mqttUser       = "sensors"
+	natsURL        = "nats://nats.holdfast.svc:4222"
+)
+
+type object = map[string]any
+
+func secret(namespace, name string, values map[string]string) object {
+	return object{
+		"apiVersion": "v1", "kind": "Secret", "metadata": object{"namespace": namespace, "name": name}, "stringData": values,
+	}
+}
+
+// preflight refuses a cluster on which the test would prove nothing or harm something.
+func (t *test) preflight(ctx context.Context) error {
+	for _, ns := range []string{edgeNamespace, cloudNamespace} {
+		if _, err := kubectl(ctx, "get", "namespace", ns); err == nil {
+			return fmt.Errorf("the namespace %s exists: this test wants its own, and deletes it in the end", ns)
+		}
+	}
+	if _, err := kubectl(ctx, "get", "crd", "components.dapr.io", "subscriptions.dapr.io"); err != nil {
+		return fmt.Errorf("Dapr is not installed: %w", err)
+	}
+	env, err := kubectl(ctx, "get", "deployment", "-A", "-l", "app=dapr-sidecar-injector", "-o", "jsonpath={..env[?(@.name=='SIDECAR_DROP_ALL_CAPABILITIES')].value}")
+	if err != nil || env != "true" {
+		return errors.New("Dapr's injector does not drop capabilities: helm upgrade dapr … --reuse-values --set dapr_sidecar_injector.sidecarDropALLCapabilities=true")
+	}
+	if t.node == "" {
+		t.node, err = kubectl(ctx, "get", "nodes", "-l", "holdfast.dev/role=edge", "-o", "jsonpath={.items[0].metadata.name}")
+		if err != nil {
+			return errors.New("no node has the label holdfast.dev/role=edge")
+		}
+	}
+	t.agent = strings.ReplaceAll(strings.ToLower(t.node), ".", "-")
+	t.nodeAddress, err = kubectl(ctx, "get", "node", t.node, "-o", "jsonpath={.status.addresses[?(@.type=='InternalIP')].address}")
+	return err
+}
+
+// deploy brings both sides up, the cloud first because the token comes from it.
+func (t *test) deploy(ctx context.Context) error {
+	for _, a := range t.archives {
+		t.screen.Event("loading %s", filepath.Base(a))
+		if err := shell(ctx, t.load, a); err != nil {
+			return err
+		}
+	}
+	if err := t.deployCloud(ctx); err != nil {
+		return err
+	}
+	return t.deployEdge(ctx)
+}
+
+func (t *test) deployCloud(ctx context.Context) error {
+	t.screen.Event("deploying the cloud's half")
+	t.access, t.password = rand.Text(), rand.Text()
+	sum := sha256.Sum256([]byte(t.access))
+	dir, err := t.overlay("cloud", fmt.Sprintf(`resources: [BASE/cloud-api/kubernetes/overlays/dev]
+images:
+- {name: ghcr.io/holdfast-edge/cloud-api, newTag: %[1]s}
+patches:
+- target: {kind: Deployment|StatefulSet}
+  patch: |-
+    - op: add
+      path: /spec/template/spec/affinity
+      value: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
+        {matchExpressions: [{key: holdfast.dev/role, operator: NotIn, values: [edge]}]}]}}}
+- target: {kind: Deployment}
+  patch: |-
+    - op: replace
+      path: /spec/template/metadata/annotations/dapr.io~1sidecar-image
+      value: ghcr.io/holdfast-edge/daprd-edge:%[1]s
+`, t.tag))
+	if err != nil {
+		return err
+	}
+	if err := apply(ctx, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": cloudNamespace}},
+		secret(cloudNamespace, "holdfast-access", map[string]string{"tokens": hex.EncodeToString(sum[:]) + " test\n"})); err != nil {
+		return err
+	}
+	if _, err := kubectl(ctx, "apply", "-k", dir); err != nil {
+		return err
+	}
+	for _, what := range []string{"statefulset/nats", "deployment/cloud-api"} {
+		if _, err := kubectl(ctx, "-n", cloudNamespace, "rollout", "status", what, "--timeout=180s"); err != nil {
+			return errors.Join(err, t.describe(ctx, cloudNamespace))
+		}
+	}
+	return nil
+}
+
+func (t *test) deployEdge(ctx context.Context) error {
+	t.screen.Event("deploying the edge's half on %s", t.node)
+	token, err := kubectl(ctx, "-n", cloudNamespace, "exec", "deployment/cloud-api", "-c", "cloud-api", "--",
+		"/cloud-api", "token", "create", "--config", "/etc/holdfast/cloud.yaml", "--agent", t.agent)
+	if err != nil {
+		return err
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(t.password), bcrypt.MinCost)
+	if err != nil {
+		return err
+	}
+	dir, err := t.overlay("edge", fmt.Sprintf(`resources: [BASE/k3s/overlays/pi]
+images:
+- {name: ghcr.io/holdfast-edge/edge-agent, newTag: %[1]s}
+- {name: ghcr.io/holdfast-edge/daprd-edge, newTag: %[1]s}
+patches:
+- patch: |-
+    apiVersion: apps/v1
+    kind: DaemonSet
+    metadata: {name: edge-agent, namespace: holdfast-edge}
+    spec:
+      template:
+        spec:
+          nodeSelector: {kubernetes.io/hostname: %[2]s}
+          containers:
+          - name: edge-agent
+            env:
+            - {name: EDGE_ENROL__URL, value: "http://cloud-api.holdfast.svc:8080"}
+- target: {kind: PersistentVolume, name: holdfast-edge-data}
+  patch: |-
+    - op: replace
+      path: /spec/hostPath/path
+      value: %[3]s
+`, t.tag, t.node, t.data))
+	if err != nil {
+		return err
+	}
+	t.users = usersSecret(string(hash))
+	if err := apply(ctx, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": edgeNamespace}},
+		t.users,
+		secret(edgeNamespace, "holdfast-nats", map[string]string{"HOLDFAST_NATS_URL": natsURL}),
+		secret(edgeNamespace, "holdfast-enrol", map[string]string{"token": token})); err != nil {
+		return err
+	}
+	if _, err := kubectl(ctx, "apply", "-k", dir); err != nil {
+		return err
+	}
+	if err := t.edgeReady(ctx, 120*time.Second); err != nil {
+		return errors.Join(err, t.describe(ctx, edgeNamespace))
+	}
+	return until(ctx, 2*time.Minute, "the cloud hears of the agent", func() error {
+		_, err := t.cloudAgent(ctx)
+		return err
+	})
+}
+
+func usersSecret(hash string) object {
+	return secret(edgeNamespace, "holdfast-mqtt-users", map[string]string{"users": mqttUser + ":" + hash + "\n"})
+}
+
+func (t *test) edgeReady(ctx context.Context, limit time.Duration) error {
+	return until(ctx, limit, "the agent's pod is ready", func() error {
+		p, err := theOnly(ctx, edgeNamespace, "edge-agent")
+		if err == nil && !p.ready {
+			err = errors.New(p.name + " is not ready")
+		}
+		return err
+	})
+}
+
+// overlay writes a kustomization outside the repository; BASE in it becomes the way there.
+func (t *test) overlay(name, text string) (string, error) {
+	dir := filepath.Join(t.work, name)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	base, err := filepath.Rel(dir, t.root)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(text, "BASE", base)), 0o600)
+}
+
+// describe is what a person would look at when a pod does not come up.
+func (t *test) describe(ctx context.Context, namespace string) error {
+	events, _ := kubectl(ctx, "-n", namespace, "get", "pods,events", "--sort-by=.metadata.creationTimestamp")
+	return errors.New("in " + namespace + ":\n" + events)
+}
+
+// remove deletes what deploy made. The volume has no namespace.
+func (t *test) remove(ctx context.Context) error {
+	if t.keep {
+		t.screen.Event("everything stays deployed")
+		return nil
+	}
+	_, err := kubectl(ctx, "delete", "namespace", edgeNamespace, cloudNamespace, "--ignore-not-found", "--timeout=120s")
+	_, err2 := kubectl(ctx, "delete", "pv/holdfast-edge-data", "priorityclass/holdfast-edge", "--ignore-not-found", "--timeout=60s")
+	return errors.Join(err, err2)
+}
