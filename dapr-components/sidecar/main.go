@@ -76,5 +76,6 @@ func run(ctx context.Context, opts *options.Options) error {
 		}
 		return rt.Run(ctx)
 	}
-	return concurrency.NewRunnerManager(provider.Run, serve).Run(ctx)
+	trim := func(ctx context.Context) error { return trimMemory(ctx, log) }
+	return concurrency.NewRunnerManager(provider.Run, serve, trim).Run(ctx)
 }

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // way is the whole way: an app in the cloud, its sidecar, a broker, the edge's sidecar and its client.
 type way struct {
-	t        *testing.T
+	t        testing.TB
 	broker   string
 	env      []string
 	app      *testbed.App
@@ -38,12 +38,14 @@ type way struct {
 	client   client.Client
 	cloudAPI client.Client
 	receipts *inbox
+	ctx      context.Context // ends with the test
 }
 
 // newWay starts both sidecars with the files of a broker's folder. The broker need not be there.
-func newWay(t *testing.T, broker string, env ...string) *way {
+func newWay(t testing.TB, broker string, env ...string) *way {
 	t.Helper()
 	w := &way{t: t, broker: broker, env: env, app: testbed.NewApp(t), receipts: &inbox{}}
+	w.ctx = t.Context()
 	w.startCloud()
 	w.startEdge()
 	return w
@@ -67,7 +69,7 @@ func (w *way) startEdge() {
 	w.t.Helper()
 	w.edge = testbed.NewSidecar(w.t, "edge-agent", w.resources("edge"), 0, w.env...)
 	w.client = w.edge.Client()
-	go w.receipts.listen(w.t.Context(), w.client)
+	go w.receipts.listen(w.ctx, w.client)
 }
 
 // up publishes from the edge until it arrives at the cloud, as an agent does that hears no receipt, and fails when it does not.
@@ -75,7 +77,7 @@ func (w *way) up(topic, route string, payload []byte, within time.Duration) {
 	w.t.Helper()
 	end := time.Now().Add(within)
 	for attempt := 1; time.Now().Before(end); attempt++ {
-		ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 		err := w.client.PublishEvent(ctx, "holdfast", topic, payload, client.PublishEventWithRawPayload())
 		cancel()
 		if err != nil {
@@ -93,7 +95,7 @@ func (w *way) up(topic, route string, payload []byte, within time.Duration) {
 
 // publishOnly publishes one frame on the live lane and waits for nothing but the answer.
 func (w *way) publishOnly(payload []byte) error {
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 	defer cancel()
 	return w.client.PublishEvent(ctx, "holdfast", "up.live", payload, client.PublishEventWithRawPayload())
 }
@@ -103,7 +105,7 @@ func (w *way) down(payload []byte, within time.Duration) {
 	w.t.Helper()
 	end := time.Now().Add(within)
 	for time.Now().Before(end) {
-		ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 		err := w.cloudAPI.PublishEvent(ctx, "holdfast", "down."+agent, payload, client.PublishEventWithRawPayload())
 		cancel()
 		if err != nil {
@@ -131,7 +133,7 @@ func (w *way) both(within time.Duration) {
 func (w *way) failsFast() {
 	w.t.Helper()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
 	defer cancel()
 	err := w.client.PublishEvent(ctx, "holdfast", "up.live", []byte("x"), client.PublishEventWithRawPayload())
 	if err == nil {

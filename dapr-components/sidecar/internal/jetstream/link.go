@@ -150,12 +150,22 @@ func (l *link) disconnected(err error) {
 func (l *link) failed(err error) {
 	err = redact(err)
 	l.mu.Lock()
-	same := l.lastErr != nil && l.lastErr.Error() == err.Error()
+	same := l.lastErr != nil && reason(l.lastErr) == reason(err)
 	l.lastErr = err
 	l.mu.Unlock()
 	if !same {
 		l.log.Warnf("jetstream: cannot connect, trying again for ever: %v", err)
 	}
+}
+
+// reason is an error's text without its digits: the ports in it differ from one attempt to the next, and a week of those fills a card.
+func reason(err error) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, err.Error())
 }
 
 // current returns the connection, or ErrNotConnected with the reason.

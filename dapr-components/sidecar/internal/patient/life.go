@@ -163,7 +163,7 @@ func (l *life) subscribe(s *subscription) {
 	}
 	l.wg.Go(func() {
 		ctx, cancel := context.WithCancel(s.ctx)
-		defer context.AfterFunc(l.ctx, cancel)
+		context.AfterFunc(l.ctx, cancel) // it ends with either
 		var wait backoff
 		for ctx.Err() == nil && l.ctx.Err() == nil {
 			err := guard(func() error { return l.inner.Subscribe(ctx, s.req, s.handler) })

@@ -150,9 +150,9 @@ func (c *Component) serve(ctx context.Context, l *life) {
 	l.watch(ctx)
 	c.mu.Lock()
 	c.life = nil
-	if reason := context.Cause(l.ctx); ctx.Err() == nil {
-		c.lastErr = reason
-		c.log.Warnf("pub/sub: connecting anew: %v", reason)
+	if cause := context.Cause(l.ctx); ctx.Err() == nil {
+		c.lastErr = cause
+		c.log.Warnf("pub/sub: connecting anew: %v", cause)
 	}
 	c.mu.Unlock()
 	l.close()
@@ -161,12 +161,22 @@ func (c *Component) serve(ctx context.Context, l *life) {
 // failed says why there is no component, once for each reason.
 func (c *Component) failed(err error) {
 	c.mu.Lock()
-	same := c.lastErr != nil && c.lastErr.Error() == err.Error()
+	same := c.lastErr != nil && reason(c.lastErr) == reason(err)
 	c.lastErr = err
 	c.mu.Unlock()
 	if !same {
 		c.log.Warnf("pub/sub: cannot connect, trying again for ever: %v", err)
 	}
+}
+
+// reason is an error's text without its digits: the ports in it differ from one attempt to the next, and a week of those fills a card.
+func reason(err error) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, err.Error())
 }
 
 func (c *Component) current() (*life, error) {

@@ -19,6 +19,7 @@ type App struct {
 	mu     sync.Mutex
 	got    map[string][][]byte // by route
 	refuse bool
+	forget bool
 	calls  int
 }
 
@@ -48,7 +49,9 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
-	a.got[r.URL.Path] = append(a.got[r.URL.Path], event.Data)
+	if !a.forget {
+		a.got[r.URL.Path] = append(a.got[r.URL.Path], event.Data)
+	}
 	_, _ = w.Write([]byte(`{"status":"SUCCESS"}`))
 }
 
@@ -57,6 +60,13 @@ func (a *App) Refuse(on bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.refuse = on
+}
+
+// Discard makes the app keep nothing from now on, only count.
+func (a *App) Discard() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.forget = true
 }
 
 // Calls counts the deliveries, taken or not.

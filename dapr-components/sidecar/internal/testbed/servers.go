@@ -121,6 +121,7 @@ func NewRabbitMQ(t testing.TB) *Server {
 		bin = real // Debian's wrapper insists on a user of its own
 	}
 	dist := FreePort(t)
+	names := startEpmd(t)
 	return &Server{t: t, Port: FreePort(t), Dir: filepath.Join(t.TempDir(), "rabbitmq"), start: func(s *Server) *Process {
 		conf := filepath.Join(s.Dir, "rabbitmq.conf")
 		text := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\nloopback_users.guest = true\nvm_memory_high_watermark.relative = 0.6\n", s.Port)
@@ -137,21 +138,23 @@ func NewRabbitMQ(t testing.TB) *Server {
 			"RABBITMQ_DIST_PORT=" + strconv.Itoa(dist),
 			"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
 			"RABBITMQ_NODE_PORT=" + strconv.Itoa(s.Port),
-			"ERL_EPMD_PORT=" + strconv.Itoa(epmdPort(t)),
+			"ERL_EPMD_PORT=" + strconv.Itoa(names),
 			"ERL_EPMD_ADDRESS=127.0.0.1",
 			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2",
 		}, bin)
 	}}
 }
 
+// startEpmd runs Erlang's name server in the foreground: RabbitMQ would start one that outlives the test.
+func startEpmd(t testing.TB) int {
+	t.Helper()
+	port := FreePort(t)
+	p := Start(t, nil, Require(t, "rabbitmq", "epmd"), "-port", strconv.Itoa(port), "-address", "127.0.0.1")
+	Listening(t, port, p)
+	return port
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-var epmd sync.Map // one name server a test: it must end with it
-
-func epmdPort(t testing.TB) int {
-	p, _ := epmd.LoadOrStore(t.Name(), FreePort(t))
-	return p.(int)
 }
