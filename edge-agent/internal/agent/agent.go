@@ -186,7 +186,8 @@ func (a *Agent) MQTTAddr() net.Addr {
 func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent started", "agent", a.config.Agent, "version", a.version, "data", a.config.Data,
 		"key", telemetry.Fingerprint(a.key.Public().(ed25519.PublicKey)))
-	var front []part
+	manager := newSystemd(os.Getenv, func() { a.Report() }, a.log)
+	front := []part{{"systemd", manager.Run}}
 	if a.server != nil {
 		front = append(front, part{"mqtt listener", a.server.Run})
 	}

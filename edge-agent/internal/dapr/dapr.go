@@ -16,10 +16,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -121,14 +123,22 @@ func (c *Client) Publish(ctx context.Context, topic string, data []byte) error {
 	ctx, cancel := context.WithTimeout(c.outgoing(ctx), deadline(len(data)))
 	defer cancel()
 	start := time.Now()
-	err := c.sdk.PublishEvent(ctx, c.opts.PubSub, topic, data,
-		client.PublishEventWithContentType("application/octet-stream"), client.PublishEventWithRawPayload())
+	err := explain(c.sdk.PublishEvent(ctx, c.opts.PubSub, topic, data,
+		client.PublishEventWithContentType("application/octet-stream"), client.PublishEventWithRawPayload()))
 	c.metrics.published(time.Since(start), err)
 	c.note(err, func() { c.published = time.Now() })
 	if err != nil {
 		return fmt.Errorf("publish to %s: %w", topic, err)
 	}
 	return nil
+}
+
+// explain adds what to do to what a person can mend.
+func explain(err error) error {
+	if status.Code(err) == codes.Unauthenticated {
+		return fmt.Errorf("%w (does uplink.dapr_token_file hold the sidecar's API token?)", err)
+	}
+	return err
 }
 
 func deadline(size int) time.Duration {
@@ -194,7 +204,7 @@ func (c *Client) subscribeOnce(ctx context.Context, topic string, handler func([
 		PubsubName: c.opts.PubSub, Topic: topic, Metadata: map[string]string{"rawPayload": "true"},
 	})
 	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", topic, err)
+		return fmt.Errorf("subscribe to %s: %w", topic, explain(err))
 	}
 	if !late.Stop() {
 		return fmt.Errorf("subscribe to %s: no answer in %s", topic, answer)

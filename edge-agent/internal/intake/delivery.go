@@ -80,7 +80,7 @@ func (d *delivery) take(m mqtt.Message) {
 	var err error
 	if large := d.wire.oversized(topic, m.Payload()); large != nil {
 		d.s.src.oversized.Inc()
-		d.s.opts.Logger.Warn("mqtt broker: message above intake.max_payload became a loss record", "bytes", large.Size)
+		d.s.warner.warn("mqtt broker: message above intake.max_payload became a loss record", "bytes", large.Size)
 		err = d.s.opts.Store.Submit(d.ctx, nil, large, a.settle)
 	} else {
 		a.reading = telemetry.Reading{Topic: topic, QoS: m.Qos(), Dup: m.Duplicate(), Retained: m.Retained(), Payload: m.Payload()}

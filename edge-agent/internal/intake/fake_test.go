@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,10 @@ type store struct {
 	waiting []func(uint64, error)
 	got     []telemetry.Reading
 	large   []telemetry.Oversized
+	flushes atomic.Int32
 }
+
+func (s *store) Flush() { s.flushes.Add(1) }
 
 func (s *store) Submit(_ context.Context, r *telemetry.Reading, o *telemetry.Oversized, done func(uint64, error)) error {
 	s.mu.Lock()

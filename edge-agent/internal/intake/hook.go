@@ -49,7 +49,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		return true
 	}
 	h.server.src.ended.WithLabelValues("password").Inc()
-	h.server.opts.Logger.Warn("mqtt user or password refused", "remote", cl.Net.Remote)
+	h.server.warner.warn("mqtt user or password refused", "remote", cl.Net.Remote)
 	return false
 }
 
@@ -80,7 +80,7 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		return pk, nil
 	}
 	h.server.src.ended.WithLabelValues(reason).Inc()
-	h.server.opts.Logger.Warn("mqtt session ended", "reason", reason, "client", cl.ID, "remote", cl.Net.Remote, "bytes", len(pk.Payload))
+	h.server.warner.warn("mqtt session ended", "reason", reason, "client", shortID(cl.ID), "remote", cl.Net.Remote, "bytes", len(pk.Payload))
 	return pk, packets.ErrRejectPacket
 }
 
@@ -111,7 +111,7 @@ func (h *hook) submit(s *session, pk *packets.Packet) {
 	p := &pending{session: s, id: pk.PacketID, reading: telemetry.Reading{
 		Topic: pk.TopicName, QoS: pk.FixedHeader.Qos, Dup: pk.FixedHeader.Dup, Payload: pk.Payload,
 	}}
-	if s.hold(p.size()) != nil {
+	if s.hold(p.size(), h.server.flush) != nil {
 		return // the session is over
 	}
 	s.src.count(&p.reading)
@@ -130,6 +130,6 @@ func (h *hook) OnWillSent(_ *mqtt.Client, pk packets.Packet) {
 	h.server.src.count(r)
 	err := h.server.opts.Store.Submit(h.server.ctx, r, nil, func(uint64, error) {})
 	if err != nil {
-		h.server.opts.Logger.Warn("mqtt will not stored", "error", err)
+		h.server.warner.warn("mqtt will not stored", "error", err)
 	}
 }

@@ -24,6 +24,10 @@ type Store interface {
 	Submit(ctx context.Context, r *telemetry.Reading, o *telemetry.Oversized, done func(seq uint64, err error)) error
 }
 
+// flusher is a Store that can be asked not to wait for company before the next
+// commit.
+type flusher interface{ Flush() }
+
 // Metrics counts what comes in, for both ways together. Share one among them.
 type Metrics struct {
 	messages, bytes, acked, ended *prometheus.CounterVec

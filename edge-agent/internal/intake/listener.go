@@ -32,6 +32,7 @@ type listener struct {
 	slots chan struct{} // one for each connection, also of those who have not said CONNECT
 	src   *source
 	log   *slog.Logger
+	warn  func(message string, attrs ...any)
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -40,8 +41,8 @@ type listener struct {
 
 var _ listeners.Listener = (*listener)(nil)
 
-func newListener(l net.Listener, maxConns int, src *source, log *slog.Logger) *listener {
-	return &listener{net: l, slots: make(chan struct{}, maxConns), src: src, log: log, conns: make(map[net.Conn]struct{})}
+func newListener(l net.Listener, maxConns int, src *source, log *slog.Logger, warn func(string, ...any)) *listener {
+	return &listener{net: l, slots: make(chan struct{}, maxConns), src: src, log: log, warn: warn, conns: make(map[net.Conn]struct{})}
 }
 
 // The five below are what mochi asks of a listener.
@@ -74,7 +75,7 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			l.log.Warn("mqtt accept", "error", err)
+			l.warn("mqtt connection not accepted", "error", err)
 			time.Sleep(acceptPause)
 		}
 	}
@@ -85,6 +86,7 @@ func (l *listener) admit(conn net.Conn, establish listeners.EstablishFn) {
 	case l.slots <- struct{}{}:
 	default:
 		l.src.ended.WithLabelValues("clients").Inc()
+		l.warn("mqtt connection refused: as many as intake.mqtt.max_clients are open", "remote", conn.RemoteAddr().String())
 		_ = conn.Close() // refused: there is nothing to be said on it
 		return
 	}

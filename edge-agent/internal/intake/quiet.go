@@ -4,7 +4,46 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
+	"time"
 )
+
+const (
+	// warnEvery bounds what clients can make the agent write to its log, which
+	// is often on the same card as the readings.
+	warnEvery = 10 * time.Second
+	// shownID is how much of a client id, which may have 64 KiB, is logged.
+	shownID = 64
+)
+
+// warner logs what clients bring about: a line now and then, and how many more
+// there would have been.
+type warner struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	last  time.Time
+	muted int
+}
+
+func (w *warner) warn(message string, attrs ...any) {
+	w.mu.Lock()
+	if !w.last.IsZero() && time.Since(w.last) < warnEvery {
+		w.muted++
+		w.mu.Unlock()
+		w.log.Debug(message, attrs...)
+		return
+	}
+	muted := w.muted
+	w.last, w.muted = time.Now(), 0
+	w.mu.Unlock()
+	if muted > 0 {
+		attrs = append(attrs, "muted", muted)
+	}
+	w.log.Warn(message, attrs...)
+}
+
+func shortID(id string) string { return id[:min(len(id), shownID)] }
 
 // quiet lets mochi's log through without what people sent: mochi attaches whole
 // packets, payloads included, to its records. Only attributes that are known to

@@ -50,6 +50,7 @@ type Server struct {
 	src    source
 	broker *mqtt.Server
 	listen *listener
+	warner warner
 
 	ctx    context.Context // of every session; ends after the drain
 	cancel context.CancelFunc
@@ -73,14 +74,16 @@ func Listen(o ServerOptions) (*Server, error) {
 	if o.TLS != nil {
 		l = tls.NewListener(l, o.TLS)
 	}
-	s := &Server{opts: o, src: o.Metrics.source("listener"), sessions: make(map[*mqtt.Client]*session)}
+	s := &Server{
+		opts: o, src: o.Metrics.source("listener"), sessions: make(map[*mqtt.Client]*session), warner: warner{log: o.Logger},
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.broker = mqtt.New(&mqtt.Options{
 		Capabilities:           s.capabilities(),
 		Logger:                 quietLogger(o.Logger),
 		SysTopicResendInterval: math.MaxInt32, // nobody can read $SYS
 	})
-	s.listen = newListener(l, o.MaxClients, &s.src, o.Logger)
+	s.listen = newListener(l, o.MaxClients, &s.src, o.Logger, s.warner.warn)
 	err = errors.Join(s.broker.AddHook(&hook{server: s}, nil), s.broker.AddListener(s.listen))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare MQTT listener: %w", err), l.Close())
@@ -183,7 +186,7 @@ func (s *Server) finish(cl *mqtt.Client) {
 // end says why where MQTT 5 can, and closes the connection.
 func (s *Server) end(cl *mqtt.Client, err error) {
 	s.src.ended.WithLabelValues("store").Inc()
-	s.opts.Logger.Warn("mqtt session ended without acknowledgement", "client", cl.ID, "remote", cl.Net.Remote, "error", err)
+	s.warner.warn("mqtt session ended without acknowledgement", "client", shortID(cl.ID), "remote", cl.Net.Remote, "error", err)
 	if cl.Properties.ProtocolVersion < 5 {
 		cl.Stop(err)
 		return
@@ -210,4 +213,10 @@ func (s *Server) isStopping() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.stopping
+}
+
+func (s *Server) flush() {
+	if f, ok := s.opts.Store.(flusher); ok {
+		f.Flush()
+	}
 }

@@ -167,6 +167,9 @@ func TestInFlightIsBoundedByCount(t *testing.T) {
 	if n := len(s.readings()); n != 1024 {
 		t.Fatalf("%d messages in flight, want 1024", n)
 	}
+	if s.flushes.Load() == 0 {
+		t.Error("the store was not told that the window is full")
+	}
 	s.commit(1000, nil)
 	s.wait(t, 2024)
 }

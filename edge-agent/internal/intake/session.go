@@ -62,8 +62,9 @@ type pending struct {
 
 func (p *pending) size() int { return len(p.reading.Topic) + len(p.reading.Payload) }
 
-// hold waits until the message fits into what the client may have in flight.
-func (s *session) hold(size int) error {
+// hold waits until the message fits into what the client may have in flight. It
+// calls full before it waits: a full window is worth a commit.
+func (s *session) hold(size int, full func()) error {
 	for {
 		s.mu.Lock()
 		if s.held == 0 || s.held < maxHeld && s.bytes+size <= maxHeldBytes {
@@ -74,6 +75,7 @@ func (s *session) hold(size int) error {
 			return nil
 		}
 		s.mu.Unlock()
+		full()
 		select {
 		case <-s.room:
 		case <-s.ctx.Done():

@@ -53,9 +53,10 @@ type SubscriberOptions struct {
 // 3.1.1 and QoS 1 in a session that the broker keeps. What is unacknowledged
 // when a connection breaks comes again.
 type Subscriber struct {
-	opts  SubscriberOptions
-	src   source
-	state atomic.Pointer[SubscriberState]
+	opts   SubscriberOptions
+	src    source
+	warner warner
+	state  atomic.Pointer[SubscriberState]
 }
 
 // SubscriberState is what the status page shows.
@@ -66,7 +67,7 @@ type SubscriberState struct {
 
 // NewSubscriber connects to nothing before Run.
 func NewSubscriber(o SubscriberOptions) *Subscriber {
-	s := &Subscriber{opts: o, src: o.Metrics.source("broker")}
+	s := &Subscriber{opts: o, src: o.Metrics.source("broker"), warner: warner{log: o.Logger}}
 	s.state.Store(&SubscriberState{Error: "not connected yet"})
 	return s
 }
