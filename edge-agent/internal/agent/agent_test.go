@@ -259,8 +259,7 @@ func TestNewSaysWhatToDo(t *testing.T) {
 		t.Helper()
 		a, err := New(Options{Config: c, Version: "test", Logger: slog.New(slog.DiscardHandler)})
 		if err == nil {
-			a.close()
-			t.Fatal("no error")
+			t.Fatal("no error, and now ", a.close())
 		}
 		for _, w := range want {
 			if !strings.Contains(err.Error(), w) {

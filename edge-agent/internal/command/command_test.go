@@ -111,9 +111,12 @@ func TestCheck(t *testing.T) {
 func TestStatus(t *testing.T) {
 	report := status.Report{Agent: "pi-1", Version: "9", Epoch: "1-00", Uptime: 200000, Parts: []status.Part{{
 		Name: "outbox", State: status.OK, Facts: []status.Fact{
-			{Label: "Bytes", Value: 3 << 20, Unit: status.Bytes}, {Label: "Records", Value: 1234567, Unit: status.Count},
-			{Label: "Age", Value: 1.5, Unit: status.Seconds}, {Label: "Full", Value: -1, Unit: status.Seconds},
-			{Label: "Subscribed", Value: true, Unit: status.Yes}, {Label: "Cloud", Value: "", Unit: status.Text},
+			{Label: "Bytes", Value: 3 << 20, Unit: status.Bytes},
+			{Label: "Records", Value: 1234567, Unit: status.Count},
+			{Label: "Age", Value: 1.5, Unit: status.Seconds},
+			{Label: "Full", Value: -1, Unit: status.Seconds},
+			{Label: "Subscribed", Value: true, Unit: status.Yes},
+			{Label: "Cloud", Value: "", Unit: status.Text},
 		},
 	}}}
 	report.Settle()

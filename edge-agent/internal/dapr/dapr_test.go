@@ -100,7 +100,7 @@ func (s *sidecar) start(t *testing.T, address string) (stop func(), at string) {
 	}
 	server := grpc.NewServer()
 	pb.RegisterDaprServer(server, s)
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }() // until Stop
 	t.Cleanup(server.Stop)
 	return server.Stop, l.Addr().String()
 }

@@ -1,6 +1,7 @@
 package intake_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -9,8 +10,6 @@ import (
 
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/intake"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
-
-	"context"
 )
 
 // batches commits whatever queued every few milliseconds, as the outbox does.

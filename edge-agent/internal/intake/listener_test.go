@@ -26,7 +26,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 			l := newListener(nil, 1, &src, slog.New(slog.DiscardHandler), nil)
 			here, there := net.Pipe()
 			defer there.Close()
-			go there.Write(said)
+			go func() { _, _ = there.Write(said) }()
 			start := time.Now()
 			err := l.serve(here, func(_ string, c net.Conn) error {
 				_, err := io.ReadAll(c)
