@@ -28,7 +28,6 @@ type memory struct {
 	ordinal uint64
 	reads   int
 	fail    error // returned by Read while set
-	dead    bool  // trims on nothing: see the negative control
 }
 
 // life is one epoch of a memory.

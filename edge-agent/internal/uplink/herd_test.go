@@ -147,7 +147,7 @@ func TestAHerdComesBackGently(t *testing.T) {
 		if took > need+2*time.Minute {
 			t.Errorf("took %s for %s of work", took, need)
 		}
-		if h.most > 2*n {
+		if h.most > n*firstWindow/firstTarget {
 			t.Errorf("%d frames queued at a time, for %d agents", h.most, n)
 		}
 		if h.busy > 2*need+time.Duration(n*20)*time.Millisecond {

@@ -69,15 +69,15 @@ func TestALoneReadingGoesAtOnce(t *testing.T) {
 }
 
 // After an outage new readings are at the cloud within seconds, on the live
-// topic, while the backlog follows on its own; a backlog of a million bytes
-// over a link of 20 kB a second takes a minute all the same.
+// topic, while the backlog follows on its own; a backlog of 4 MB over
+// a link of 40 kB a second takes its two minutes all the same.
 func TestNewReadingsPassTheBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1)
 		w.speed = 40_000
 		w.run()
 		w.lock(func() { w.bad.cut = true })
-		for range 600 {
+		for range 1200 {
 			w.box.readings(100, 100)
 			time.Sleep(time.Second)
 		}

@@ -9,7 +9,7 @@ import (
 
 const (
 	firstRetry = 500 * time.Millisecond // after the first publish that failed
-	maxRetry   = 30 * time.Second       // the sidecar looks for its broker about as often
+	maxRetry   = 8 * time.Second        // a probe costs the sidecar on this machine next to nothing, and people wait for the end of an outage
 	hang       = 2 * time.Minute        // backstop above any publisher's own deadline
 )
 
@@ -90,6 +90,9 @@ func (u *Uplink) settle(r result) {
 		u.win.slow(s.size, now.Sub(s.at))
 		u.unask(s.asked)
 	} else {
+		if u.link.fails > 0 {
+			u.win.restart()
+		}
 		u.link.fails, u.link.err, u.link.lastOK = 0, nil, now
 	}
 	for _, e := range u.epochs.all {

@@ -61,6 +61,7 @@ func (u *Uplink) HandleReceipt(b []byte) error {
 // receive applies a verified receipt.
 func (u *Uplink) receive(ctx context.Context, r telemetry.Receipt) {
 	now := time.Now()
+	u.link.until = now // whatever it says, it came: the way is open
 	back, ok := u.cloud.order(r, now)
 	if !ok {
 		u.met.receipts.WithLabelValues("stale").Inc()
@@ -86,7 +87,7 @@ func (u *Uplink) receive(ctx context.Context, r telemetry.Receipt) {
 	if u.alarms.clear(AlarmRevoked); r.Revoked {
 		u.alarms.raise(AlarmRevoked, "the cloud "+r.Cloud+" takes nothing more from this agent", now)
 	}
-	if back {
+	if back || u.regressed(r) {
 		u.wentBack()
 	}
 	u.win.cloud = int64(min(r.Window, uint64(u.o.MaxWindow)))
@@ -137,6 +138,15 @@ func (c *cloudState) accept(r telemetry.Receipt, now time.Time) {
 	if r.RetryAfter > 0 {
 		c.holdUntil = now.Add(min(r.RetryAfter, maxHold))
 	}
+}
+
+// regressed reports whether a later statement says less than an earlier one: a
+// cloud restored from a backup may well go on with a higher revision.
+func (u *Uplink) regressed(r telemetry.Receipt) bool {
+	return slices.ContainsFunc(r.Epochs, func(x telemetry.EpochReceipt) bool {
+		e := u.epochs.find(x.Epoch)
+		return e != nil && e.known && x.Watermark < e.mark
+	})
 }
 
 // wentBack forgets what the cloud said before it lost it.

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -297,4 +299,51 @@ func TestAnExplainedHoleIsNoAlarm(t *testing.T) {
 			t.Errorf("alarms: %+v", a)
 		}
 	})
+}
+
+// A cloud that went back and counts its revisions by the clock is noticed by
+// what it says: less than before.
+func TestALowerWatermarkMeansTheCloudWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.box.keep = 1000
+		reg := prometheus.NewRegistry()
+		w.opts = func(o *Options) { o.Registerer = reg }
+		w.run()
+		w.box.readings(100, 10)
+		w.settle(10 * time.Second)
+		w.lock(w.snapshot)
+		w.box.readings(100, 10)
+		w.settle(10 * time.Second)
+		w.lock(func() {
+			later := w.sky.revision + 1000
+			w.restore()
+			w.sky.revision = later
+		})
+		w.box.readings(1, 10)
+		w.settle(time.Minute)
+		w.stop()
+		if held := w.sky.row(w.box.own()).held; len(held) != 1 || held[0].Last != 202 {
+			t.Errorf("the cloud holds %v", held)
+		}
+		if got := counted(t, reg, "edge_uplink_cloud_went_back_total"); got != 1 {
+			t.Errorf("went back %v times", got)
+		}
+	})
+}
+
+// counted returns the value of the counter of that name.
+func counted(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }

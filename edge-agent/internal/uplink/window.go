@@ -99,6 +99,13 @@ func (w *window) sample(f *flight, now time.Time) {
 	}
 }
 
+// restart begins small after an outage: a thousand agents may be back with us,
+// and what the link carried before says little.
+func (w *window) restart() {
+	w.knee = max(w.size, minWindow)
+	w.size = min(w.size, firstWindow)
+}
+
 // slow notes a Publish of size bytes that failed: if it took long, the link
 // carries no more than that. Smaller frames then come through.
 func (w *window) slow(size int, took time.Duration) {

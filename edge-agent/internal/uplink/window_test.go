@@ -152,3 +152,19 @@ func TestFailedPublishesMakeFramesSmaller(t *testing.T) {
 		t.Errorf("link unknown, and too slow: target %d", w.target())
 	}
 }
+
+// After an outage the window begins small, and doubles to where it was.
+func TestWindowRestartsSmall(t *testing.T) {
+	w := newWindow(defaultMax)
+	w.size = 1 << 20
+	w.restart()
+	if w.limit() != firstWindow {
+		t.Errorf("after an outage: %d, want %d", w.limit(), firstWindow)
+	}
+	for range 4 {
+		w.grow(int(w.limit()), true)
+	}
+	if w.limit() != 1<<20 {
+		t.Errorf("after four full windows: %d, want %d", w.limit(), 1<<20)
+	}
+}
