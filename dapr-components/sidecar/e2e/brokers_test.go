@@ -32,6 +32,14 @@ func TestRabbitMQ(t *testing.T) {
 	faults(t, w, s)
 }
 
+// Over Kafka's protocol, spoken by a stand-in: sidecars start before it, outlive it, and find it again when it has lost everything.
+func TestKafkaProtocol(t *testing.T) {
+	t.Parallel()
+	s := testbed.NewKafkaFake(t)
+	w := newWay(t, "kafka", fmt.Sprintf("HOLDFAST_KAFKA_BROKERS=127.0.0.1:%d", s.Port), "HOLDFAST_KAFKA_AUTH=none", "HOLDFAST_KAFKA_DISABLE_TLS=true")
+	faults(t, w, s)
+}
+
 // faults lets a broker start late, be away, and be wiped; after each the way works again within a minute and a half.
 func faults(t *testing.T, w *way, s *testbed.Server) {
 	t.Helper()

@@ -23,7 +23,7 @@ const (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	testbed.RemoveBinary()
+	testbed.Clean()
 	os.Exit(code)
 }
 

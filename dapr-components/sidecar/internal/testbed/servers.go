@@ -145,6 +145,26 @@ func NewRabbitMQ(t testing.TB) *Server {
 	}}
 }
 
+// kafkaBinary builds the program that speaks Kafka's protocol.
+var kafkaBinary = sync.OnceValues(func() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	return build(filepath.Join(root, "internal/testbed/kafka"), "kafka")
+})
+
+// NewKafkaFake prepares a program that speaks Kafka's protocol and is no broker: each start is a wipe.
+func NewKafkaFake(t testing.TB) *Server {
+	return &Server{t: t, Port: FreePort(t), Dir: filepath.Join(t.TempDir(), "kafka"), start: func(s *Server) *Process {
+		bin, err := kafkaBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Start(t, nil, bin, "-port", strconv.Itoa(s.Port))
+	}}
+}
+
 // startEpmd runs Erlang's name server in the foreground: RabbitMQ would start one that outlives the test.
 func startEpmd(t testing.TB) int {
 	t.Helper()

@@ -25,20 +25,29 @@ var daprdBinary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp("", "holdfast-daprd-")
+	return build(root, "daprd")
+})
+
+var built sync.Map // folders to delete
+
+// build compiles the main package of a module that stands alone.
+func build(module, name string) (string, error) {
+	dir, err := os.MkdirTemp("", "holdfast-"+name+"-")
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "daprd")
-	_, err = goCommand(context.Background(), root, "build", "-o", out, ".")
+	built.Store(dir, nil)
+	out := filepath.Join(dir, name)
+	_, err = goCommand(context.Background(), module, "build", "-o", out, ".")
 	return out, err
-})
+}
 
-// RemoveBinary deletes what Sidecar built. TestMain calls it last.
-func RemoveBinary() {
-	if path, err := daprdBinary(); err == nil && os.Getenv("HOLDFAST_DAPRD") == "" {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
+// Clean deletes what was built for the tests of a package. TestMain calls it last.
+func Clean() {
+	built.Range(func(dir, _ any) bool {
+		_ = os.RemoveAll(dir.(string)) // a folder in the system's temporary one
+		return true
+	})
 }
 
 // Sidecar is a running daprd.
