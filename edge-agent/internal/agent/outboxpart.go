@@ -27,19 +27,19 @@ var reasons = map[telemetry.Reason]string{
 func (a *Agent) outboxPart() status.Part {
 	s := a.outbox.Stats()
 	p := status.Part{Name: "outbox", State: status.OK, Facts: []status.Fact{
-		{Key: "records", Label: "Records without a receipt", Value: s.Records, Unit: status.Count},
+		{Key: "records", Label: "Without a receipt", Value: s.Records, Unit: status.Count},
 		{Key: "unreceipted_bytes", Label: "They take", Value: s.Unreceipted, Unit: status.Bytes},
-		{Key: "oldest", Label: "Oldest of them is from", Value: moment(wall(s.Oldest)), Unit: status.Text},
+		{Key: "oldest", Label: "Oldest of them", Value: moment(wall(s.Oldest)), Unit: status.Text},
 		{Key: "bytes", Label: "On the disk", Value: s.Bytes, Unit: status.Bytes},
 		{Key: "max_bytes", Label: "At most", Value: s.MaxBytes, Unit: status.Bytes},
 		{Key: "free_bytes", Label: "Free on the disk", Value: s.FreeBytes, Unit: status.Bytes},
-		{Key: "time_to_full", Label: "Time to full", Value: timeToFull(s).Seconds(), Unit: status.Seconds},
+		{Key: "time_to_full", Label: "Time to full", Value: known(s.TimeToFull).Seconds(), Unit: status.Seconds},
 		{Key: "queued", Label: "Waiting for a commit", Value: s.Queued, Unit: status.Count},
-		{Key: "durable", Label: "Last durable record", Value: s.Durable, Unit: status.Count},
-		{Key: "readings", Label: "Readings stored since the start", Value: s.Readings, Unit: status.Count},
-		{Key: "epochs", Label: "Epochs on the device", Value: s.Epochs, Unit: status.Count},
+		{Key: "durable", Label: "Last durable seq", Value: s.Durable, Unit: status.Count},
+		{Key: "readings", Label: "Stored since the start", Value: s.Readings, Unit: status.Count},
+		{Key: "epochs", Label: "Epochs", Value: s.Epochs, Unit: status.Count},
 		{Key: "lost", Label: "Lost since the start", Value: lost(s), Unit: status.Text},
-		{Key: "quarantined", Label: "Damaged files set aside", Value: s.Quarantined, Unit: status.Count},
+		{Key: "quarantined", Label: "Damaged files", Value: s.Quarantined, Unit: status.Count},
 	}}
 	p.State, p.Note = outboxState(s, outbox.Policy(a.config.Outbox.Full))
 	return p
@@ -60,14 +60,6 @@ func outboxState(s outbox.Stats, full outbox.Policy) (state, note string) {
 		return status.Degraded, "full within a day at the present rate"
 	}
 	return status.OK, ""
-}
-
-// timeToFull is negative, unknown, where nothing comes in.
-func timeToFull(s outbox.Stats) time.Duration {
-	if s.TimeToFull == 0 {
-		return -1
-	}
-	return s.TimeToFull
 }
 
 func wall(i telemetry.Instant) time.Time {

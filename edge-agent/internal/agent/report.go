@@ -56,14 +56,14 @@ func (a *Agent) uplinkPart() status.Part {
 	s := a.uplink.Status()
 	p := status.Part{Name: "uplink", State: status.OK, Note: uplinkNotes[s.Mode], Details: s, Facts: []status.Fact{
 		{Key: "mode", Label: "State", Value: string(s.Mode), Unit: status.Text},
-		{Key: "unconfirmed", Label: "Records without a receipt", Value: s.Unconfirmed, Unit: status.Count},
-		{Key: "oldest_unsent", Label: "Oldest unsent reading is", Value: s.OldestUnsentAge.Seconds(), Unit: status.Seconds},
+		{Key: "unconfirmed", Label: "Without a receipt", Value: s.Unconfirmed, Unit: status.Count},
+		{Key: "oldest_unsent", Label: "Oldest unsent", Value: s.OldestUnsentAge.Seconds(), Unit: status.Seconds},
 		{Key: "confirmed_through", Label: "Confirmed through", Value: fmt.Sprintf("%s / %d", s.ConfirmedThrough.Epoch, s.ConfirmedThrough.Seq), Unit: status.Text},
-		{Key: "caught_up_in", Label: "Time to caught up", Value: s.CaughtUpIn.Seconds(), Unit: status.Seconds},
+		{Key: "caught_up_in", Label: "Time to caught up", Value: caughtUpIn(s).Seconds(), Unit: status.Seconds},
 		{Key: "in_flight", Label: "In flight", Value: s.InFlight, Unit: status.Bytes},
 		{Key: "window", Label: "Window", Value: s.Window, Unit: status.Bytes},
-		{Key: "round_trip", Label: "Round trip", Value: s.RoundTrip.Seconds(), Unit: status.Seconds},
-		{Key: "rate", Label: "Confirmed records a second", Value: int(s.RecordsPerSecond), Unit: status.Count},
+		{Key: "round_trip", Label: "Round trip", Value: known(s.RoundTrip).Seconds(), Unit: status.Seconds},
+		{Key: "rate", Label: "Confirmed a second", Value: int(s.RecordsPerSecond), Unit: status.Count},
 		{Key: "last_receipt", Label: "Last receipt", Value: moment(s.LastReceipt), Unit: status.Text},
 		{Key: "cloud", Label: "Cloud", Value: s.Cloud, Unit: status.Text},
 	}}
@@ -78,6 +78,22 @@ func (a *Agent) uplinkPart() status.Part {
 		p.State, p.Note = status.Degraded, strings.Join(append(alarms, p.Note), "; ")
 	}
 	return p
+}
+
+// caughtUpIn is negative, unknown, while nothing is confirmed.
+func caughtUpIn(s uplink.Status) time.Duration {
+	if s.CaughtUpIn == 0 && s.Unconfirmed > 0 && s.Mode != uplink.Current {
+		return -1
+	}
+	return s.CaughtUpIn
+}
+
+// known makes of a zero that means unknown a negative, which is shown as that.
+func known(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 func (a *Agent) sidecarPart() status.Part {

@@ -47,6 +47,7 @@ func commands() []command {
 		{"check", "[--config FILE]", "check settings, folders and files; changes nothing", check},
 		{"status", "[--config FILE] [--address HOST:PORT] [--json]", "ask the running agent how it is", status},
 		{"enroll", "[--config FILE] --url URL --token TOKEN", "make the agent known to a cloud (see enroll --help)", enroll},
+		{"outbox", "stats|verify|export [--config FILE | --dir DIR]", "look into an outbox that no agent uses", outbox},
 		{"user", "add --file FILE NAME", "let an MQTT client in; the password is read from standard input", user},
 		{"version", "", "print the version", version},
 	}

@@ -315,6 +315,40 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
+// The outbox of an agent that stopped can be looked into; that of one that runs
+// cannot, and the error says what to do.
+func TestOutbox(t *testing.T) {
+	config, data := settings(t)
+	p := launch(t, config, freeAddress(t), freeAddress(t))
+	var acked sync.Map
+	count := flood(t, p, 0, &acked)
+	for end := time.Now().Add(20 * time.Second); count() < 10 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if code, _, errs := call("", "outbox", "stats", "--config", config); code != 1 || !strings.Contains(errs, "stop the agent first") {
+		t.Errorf("while it runs: got %d %q", code, errs)
+	}
+	if err := p.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	f := func(verb, want string) {
+		t.Helper()
+		code, out, errs := call("", "outbox", verb, "--dir", filepath.Join(data, "outbox"))
+		if code != 0 || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: got %d %q %.200q", verb, code, errs, out)
+		}
+	}
+	f("stats", "segments")
+	f("verify", "records")
+	f("export", `"payload":"0-5"`)
+	if code, _, errs := call("", "outbox", "delete"); code != 2 || !strings.Contains(errs, "stats, verify or export") {
+		t.Errorf("got %d %q", code, errs)
+	}
+}
+
 func stored(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	o, err := outbox.Open(outbox.Options{Dir: dir, Agent: "pi-1", ReserveBytes: -1})

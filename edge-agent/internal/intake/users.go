@@ -60,20 +60,21 @@ func (u *Users) Check(name string, password []byte) bool {
 	mac := hmac.New(sha256.New, u.key[:])
 	mac.Write(password)
 	sum := [32]byte(mac.Sum(nil))
-	u.mu.Lock()
-	hash, known := u.hashes[name]
-	before, was := u.good[name]
-	u.mu.Unlock()
-	if known && was && hmac.Equal(before[:], sum[:]) {
+	if u.remembers(name, sum) {
 		return true
 	}
+	u.guess.Lock()
+	defer u.guess.Unlock()
+	if u.remembers(name, sum) {
+		return true // a hundred sensors with one password come back together
+	}
+	u.mu.Lock()
+	hash, known := u.hashes[name]
+	u.mu.Unlock()
 	if !known {
 		hash = nobody // as slow as for one who exists
 	}
-	u.guess.Lock()
-	err := bcrypt.CompareHashAndPassword(hash, password)
-	u.guess.Unlock()
-	if !known || err != nil {
+	if err := bcrypt.CompareHashAndPassword(hash, password); err != nil || !known {
 		return false
 	}
 	u.mu.Lock()
@@ -82,6 +83,13 @@ func (u *Users) Check(name string, password []byte) bool {
 		u.good[name] = sum
 	}
 	return true
+}
+
+func (u *Users) remembers(name string, sum [32]byte) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	before, is := u.good[name]
+	return is && hmac.Equal(before[:], sum[:])
 }
 
 // nobody is the hash, at hashCost, of a password that was thrown away.

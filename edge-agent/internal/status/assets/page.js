@@ -42,9 +42,31 @@ function part(p) {
   box.append(head);
   if (p.note) box.append(element("p", p.note, "note"));
   const list = element("dl");
-  for (const f of p.facts || []) list.append(element("dt", f.label), element("dd", show(f)));
+  for (const f of p.facts || []) {
+    const row = element("div");
+    row.append(element("dt", f.label), element("dd", show(f)));
+    list.append(row);
+  }
   box.append(list);
   return box;
+}
+
+// What people look for first, by part and key.
+const first = [
+  ["uplink", "unconfirmed", "records wait on this device"],
+  ["uplink", "oldest_unsent", "is the oldest unsent one old"],
+  ["uplink", "caught_up_in", "until the cloud has everything"],
+  ["outbox", "time_to_full", "until the outbox is full"],
+];
+
+function headline(parts) {
+  return first.flatMap(([name, key, text]) => {
+    const fact = parts.find((p) => p.name === name)?.facts?.find((f) => f.key === key);
+    if (!fact) return [];
+    const box = element("p");
+    box.append(element("strong", show(fact)), element("span", text));
+    return [box];
+  });
 }
 
 async function refresh() {
@@ -57,6 +79,7 @@ async function refresh() {
     document.title = `${r.agent} · Holdfast`;
     document.getElementById("agent").textContent = r.agent;
     line.textContent = `${r.ready ? "Ready" : "Not ready"} · version ${r.version} · epoch ${r.epoch} · up ${seconds(r.uptime_seconds)}`;
+    document.getElementById("first").replaceChildren(...headline(r.parts));
     parts.replaceChildren(...r.parts.map(part));
     parts.classList.remove("stale");
   } catch (e) {
