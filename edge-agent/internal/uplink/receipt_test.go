@@ -191,7 +191,8 @@ func TestRevokedAgentKeepsEverything(t *testing.T) {
 		w.sky.revoked = true
 		w.run()
 		time.Sleep(time.Second)
-		before := w.calls
+		before := 0
+		w.lock(func() { before = w.calls })
 		w.box.readings(1000, 10)
 		time.Sleep(10 * time.Minute)
 		w.lock(func() {

@@ -47,6 +47,7 @@ type world struct {
 	restored bool
 	loose    bool                       // more than 16 ranges may be open: the cloud went back, or the agent started anew
 	ever     map[telemetry.Epoch]ranges // what the cloud ever held or could explain
+	hadLock  sync.Mutex                 // guards ever: trims come with the outbox locked
 	told     map[telemetry.Epoch]ranges // what the last receipt said
 	flush    time.Duration              // receipts are coalesced for so long
 	onFrame  func(f sealed, topic string)
@@ -200,9 +201,11 @@ func (w *world) arrive(f sealed) {
 		if w.sky.dry && e != f.h.Epoch {
 			continue
 		}
+		w.hadLock.Lock()
 		for _, r := range a.all() {
 			w.ever[e] = w.ever[e].add(r)
 		}
+		w.hadLock.Unlock()
 		if _, open := a.says(e); open > telemetry.MaxHeld && !w.loose {
 			w.t.Errorf("%d ranges open in epoch %s: %v", open, e, a.all())
 		}
@@ -263,6 +266,8 @@ func (w *world) deliver(b []byte) {
 
 // checkTrim holds the promise: what is given back was held by the cloud.
 func (w *world) checkTrim(e telemetry.Epoch, r telemetry.Range) {
+	w.hadLock.Lock()
+	defer w.hadLock.Unlock()
 	if !w.ever[e].covers(r) {
 		w.t.Errorf("trimmed %s %v, but the cloud only ever had %v", e, r, w.ever[e])
 	}
