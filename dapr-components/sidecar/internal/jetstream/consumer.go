@@ -49,7 +49,7 @@ func (m metadata) consumerConfig(stream, topic string) jetstream.ConsumerConfig 
 	case jetstream.DeliverByStartSequencePolicy:
 		cfg.OptStartSeq = m.StartSequence
 	case jetstream.DeliverByStartTimePolicy:
-		at := time.Unix(int64(m.StartTime), 0) //nolint:gosec // seconds of the next 292 billion years
+		at := time.Unix(int64(m.StartTime), 0)
 		cfg.OptStartTime = &at
 	}
 	return cfg

@@ -13,7 +13,8 @@ import (
 
 const (
 	askTimeout = 5 * time.Second // for one question to the server
-	firstRetry = time.Second     // after a check that found something wrong; doubles up to checkInterval
+	firstRetry = time.Second     // after a check that found something wrong; doubles up to
+	lastRetry  = 5 * time.Second // one question to the server: an edge waits for the stream that the cloud will make
 )
 
 // keeper makes true, again and again, that the streams and consumers exist and that every subscription hangs on its consumer.
@@ -86,7 +87,7 @@ func (k *keeper) run(ctx context.Context) {
 			continue
 		}
 		timer.Reset(retry)
-		retry = min(2*retry, k.meta.CheckInterval)
+		retry = min(2*retry, lastRetry)
 	}
 }
 

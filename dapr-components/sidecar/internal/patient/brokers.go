@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -18,7 +19,10 @@ import (
 	"github.com/dapr/components-contrib/pubsub/rabbitmq"
 	"github.com/dapr/components-contrib/pubsub/redis"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
+
+const dialTimeout = 10 * time.Second
 
 // MQTT is Dapr's mqtt3. Its client never says that it lost the broker, waits up to ten minutes before it connects again, promises
 // publishes that it only holds in memory, and is not given an unacknowledged message again before it reconnects. So a second
@@ -32,14 +36,15 @@ func Redis() Broker {
 	return Broker{New: redis.NewRedisStreams, Required: []string{"redisHost"}}
 }
 
-// RabbitMQ is Dapr's rabbitmq. It reconnects by itself, and says "published" when its caller's time is over, which Publish here corrects.
+// RabbitMQ is Dapr's rabbitmq. It reconnects by itself, but writes three lines about it every three seconds, which is a lot in a week; so
+// it is not left alone either. It says "published" when its caller's time is over, which Publish here corrects.
 func RabbitMQ() Broker {
-	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}}
+	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}, Watch: watchRabbitMQ}
 }
 
-// Kafka is Dapr's kafka. It reconnects by itself.
+// Kafka is Dapr's kafka. It reconnects by itself, and writes a line every second while it cannot.
 func Kafka() Broker {
-	return Broker{New: kafka.NewKafka, Required: []string{"brokers"}}
+	return Broker{New: kafka.NewKafka, Required: []string{"brokers"}, Ping: dialKafka}
 }
 
 // freshClientID gives each connection without a session an id of its own: a client left behind by a failed Init would otherwise take
@@ -67,7 +72,7 @@ func watchMQTT(ctx context.Context, props map[string]string) (<-chan struct{}, f
 		SetClientID(props["consumerID"] + "-watch").
 		SetCleanSession(true).
 		SetAutoReconnect(false).
-		SetConnectTimeout(10 * time.Second).
+		SetConnectTimeout(dialTimeout).
 		SetKeepAlive(15 * time.Second).
 		SetPingTimeout(10 * time.Second).
 		SetTLSConfig(conf).
@@ -90,6 +95,65 @@ func watchMQTT(ctx context.Context, props map[string]string) (<-chan struct{}, f
 		return nil, nil, fmt.Errorf("connect to %s: %w", u.Host, err)
 	}
 	return lost, stop, nil
+}
+
+// watchRabbitMQ opens a connection without a channel; its heartbeats find a loss within half a minute.
+func watchRabbitMQ(ctx context.Context, props map[string]string) (<-chan struct{}, func(), error) {
+	uri, err := amqp.ParseURI(props["connectionString"])
+	if err != nil {
+		return nil, nil, errors.New("connectionString is not an AMQP URI") // the library's error would quote a password
+	}
+	conf, err := tlsConfig(props)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := amqp.Config{
+		Heartbeat: 10 * time.Second, Locale: "en_US", TLSClientConfig: conf,
+		Properties: amqp.Table{"connection_name": props["consumerID"] + " watch"},
+		Dial: func(network, addr string) (net.Conn, error) {
+			return dial(ctx, network, addr)
+		},
+	}
+	if external, _ := strconv.ParseBool(props["saslExternal"]); external {
+		cfg.SASL = []amqp.Authentication{&amqp.ExternalAuth{}}
+	}
+	conn, err := amqp.DialConfig(props["connectionString"], cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to %s: %w", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)), err)
+	}
+	lost := make(chan struct{})
+	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	go func() {
+		<-closed
+		close(lost)
+	}()
+	return lost, func() { _ = conn.Close() }, nil // it is idle: there is nothing to lose in closing it
+}
+
+// dial connects within ten seconds, for the handshake as well: the client library takes the deadline away when that is done.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	c, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// dialKafka reports whether any of the brokers accepts a connection.
+func dialKafka(ctx context.Context, props map[string]string) error {
+	var errs error
+	for addr := range strings.SplitSeq(props["brokers"], ",") {
+		c, err := dial(ctx, "tcp", strings.TrimSpace(addr))
+		if err == nil {
+			return c.Close()
+		}
+		errs = errors.Join(errs, err)
+	}
+	return errs
 }
 
 func tlsConfig(props map[string]string) (*tls.Config, error) {

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dapr/components-contrib/health"
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
 )
@@ -25,6 +24,7 @@ const (
 // life is one component from its making to its end.
 type life struct {
 	inner   pubsub.PubSub
+	ping    func(context.Context) error // nil: it cannot be asked
 	renew   bool
 	log     logger.Logger
 	lost    <-chan struct{} // closed when the watching connection is gone; nil: not watched
@@ -77,7 +77,6 @@ func (l *life) init(ctx context.Context, props map[string]string) error {
 
 // watch returns when the component is to be replaced or ctx ends.
 func (l *life) watch(ctx context.Context) {
-	pinger, _ := l.inner.(health.Pinger)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for bad := 0; ; {
@@ -91,11 +90,11 @@ func (l *life) watch(ctx context.Context) {
 			l.end(errors.New("connection lost"))
 			return
 		case <-tick.C:
-			if pinger == nil {
+			if l.ping == nil {
 				continue
 			}
 			bad++
-			if err := l.ping(pinger); err == nil {
+			if err := l.ask(); err == nil {
 				bad = 0
 				l.worked.Store(true)
 			} else if bad >= deadAfter {
@@ -106,10 +105,10 @@ func (l *life) watch(ctx context.Context) {
 	}
 }
 
-func (l *life) ping(p health.Pinger) error {
+func (l *life) ask() error {
 	ctx, cancel := context.WithTimeout(l.ctx, pingTimeout)
 	defer cancel()
-	return p.Ping(ctx)
+	return l.ping(ctx)
 }
 
 // publish waits for the component's answer no longer than ctx, and counts failures in a row.

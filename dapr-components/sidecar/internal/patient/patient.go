@@ -37,6 +37,8 @@ type Broker struct {
 	// Watch, if set, connects before the component does and reports the loss of that connection by closing lost. It is for components
 	// that neither tell of a loss nor can be asked.
 	Watch func(ctx context.Context, props map[string]string) (lost <-chan struct{}, stop func(), err error)
+	// Ping, if set, asks the broker for those that have no Ping of their own.
+	Ping func(ctx context.Context, props map[string]string) error
 	// Renew makes a new component when a topic is subscribed a second time: for those that cannot have a message delivered again otherwise.
 	Renew bool
 }
@@ -124,6 +126,7 @@ func (c *Component) begin(ctx context.Context) (*life, error) {
 		c.broker.Prepare(props)
 	}
 	l := newLife(c.broker, c.log)
+	l.ping = c.broker.ping(l.inner, props)
 	if c.broker.Watch != nil {
 		lost, stop, err := c.broker.Watch(ctx, props)
 		if err != nil {
@@ -244,10 +247,21 @@ func (c *Component) Ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p, ok := l.inner.(health.Pinger); ok {
-		return p.Ping(ctx)
+	if l.ping == nil {
+		return nil
 	}
-	return nil
+	return l.ping(ctx)
+}
+
+// ping is the component's own, or the broker's, or nil.
+func (b Broker) ping(inner pubsub.PubSub, props map[string]string) func(context.Context) error {
+	if p, ok := inner.(health.Pinger); ok {
+		return p.Ping
+	}
+	if b.Ping == nil {
+		return nil
+	}
+	return func(ctx context.Context) error { return b.Ping(ctx, props) }
 }
 
 // Features are those of the component inside.

@@ -85,10 +85,12 @@ func NewSidecar(t testing.TB, appID, resources string, appPort int, env ...strin
 	return s
 }
 
-// Healthy asks the sidecar's own health.
-func (s *Sidecar) Healthy() bool {
-	c := http.Client{Timeout: 2 * time.Second}
-	r, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz", s.HTTPPort))
+// Healthy asks the sidecar's own health, all of it and that of its components.
+func (s *Sidecar) Healthy() bool { return s.ok("/v1.0/healthz") && s.ok("/v1.0/healthz/outbound") }
+
+func (s *Sidecar) ok(path string) bool {
+	c := http.Client{Timeout: 5 * time.Second}
+	r, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d%s", s.HTTPPort, path))
 	if err != nil {
 		return false
 	}
