@@ -44,7 +44,7 @@ type Enroller interface {
 type Options struct {
 	Store     Store
 	Enroller  Enroller
-	Ready     func(ctx context.Context) error // why the server is not ready; nil when it is
+	Ready     func(ctx context.Context) (notes []string, err error) // why the server is not ready, or what is worth knowing
 	Access    Access
 	Dashboard func(fiber.Router) error
 	Version   string
@@ -115,10 +115,11 @@ func (s *Server) Shutdown(ctx context.Context) error { return s.fiber.ShutdownWi
 func (s *Server) readyz(c *fiber.Ctx) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := s.opt.Ready(ctx); err != nil {
+	notes, err := s.opt.Ready(ctx)
+	if err != nil {
 		return problem.New(http.StatusServiceUnavailable, "not ready: "+err.Error())
 	}
-	return c.SendString("ready\n")
+	return c.SendString(strings.Join(append([]string{"ready"}, notes...), "\nnote: ") + "\n")
 }
 
 // work gives a request's work its time limit.

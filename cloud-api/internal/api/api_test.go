@@ -54,7 +54,7 @@ func open(t *testing.T, access api.Access) *site {
 	s := &site{t: t, store: st, root: root}
 	server, err := api.New(api.Options{
 		Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
-		Ready: func(context.Context) error { return s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
+		Ready: func(context.Context) ([]string, error) { return []string{"a note"}, s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -309,8 +309,8 @@ func TestDatabaseGoneIsUnavailable(t *testing.T) {
 // Readiness says why there is none.
 func TestReadyzFollowsTheServer(t *testing.T) {
 	s := open(t, api.Access{})
-	if resp, _ := s.do(http.MethodGet, "/readyz", nil); resp.StatusCode != 200 {
-		t.Errorf("%d", resp.StatusCode)
+	if resp, b := s.do(http.MethodGet, "/readyz", nil); resp.StatusCode != 200 || string(b) != "ready\nnote: a note\n" {
+		t.Errorf("%d %s", resp.StatusCode, b)
 	}
 	s.ready = errors.New("shutting down")
 	if detail := s.refused(503, http.MethodGet, "/readyz", nil); !strings.Contains(detail, "shutting down") {

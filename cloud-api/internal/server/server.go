@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/keys"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/receipts"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/postgres"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
 )
 
@@ -55,11 +56,23 @@ var (
 // OpenStore opens the database that the configuration names.
 func OpenStore(ctx context.Context, c config.Store, log *slog.Logger) (store.Store, error) {
 	if c.Postgres.DSNFile != "" {
-		return nil, errors.New("store.postgres: not in this build")
+		return openPostgres(ctx, c.Postgres, log)
 	}
 	st, err := sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Logger: log})
 	if err != nil {
 		return nil, err // not st: a nil *sqlite.Store is no nil store.Store
+	}
+	return st, nil
+}
+
+func openPostgres(ctx context.Context, c config.Postgres, log *slog.Logger) (store.Store, error) {
+	dsn, err := config.Secret(c.DSNFile)
+	if err != nil {
+		return nil, fmt.Errorf("store.postgres.dsn_file: %w", err)
+	}
+	st, err := postgres.Open(ctx, postgres.Options{DSN: dsn, Logger: log})
+	if err != nil {
+		return nil, err // not st: a nil *postgres.Store is no nil store.Store
 	}
 	return st, nil
 }
@@ -135,16 +148,18 @@ func (s *Server) listen() (err error) {
 	return nil
 }
 
-// ready returns why the server should get no traffic.
-func (s *Server) ready(ctx context.Context) error {
+// ready returns why the server should get no traffic, or what else an operator
+// should know.
+func (s *Server) ready(ctx context.Context) ([]string, error) {
 	if s.stopping.Load() {
-		return errStopping
+		return nil, errStopping
 	}
-	if err := s.store.Ping(ctx); err != nil {
+	notes, err := s.store.Notes(ctx)
+	if err = errors.Join(err, s.store.Ping(ctx)); err != nil {
 		s.log.Warn("server: not ready", "error", err)
-		return errStore
+		return nil, errStore
 	}
-	return nil
+	return notes, nil
 }
 
 // PublicAddr and AppAddr return where the server listens.

@@ -78,6 +78,10 @@ type Store interface {
 	// may be called at any time by any replica.
 	Maintain(ctx context.Context) error
 
+	// Notes returns what an operator should know of the database, such as a
+	// standby that may lack what was committed: a sentence each, mostly none.
+	Notes(ctx context.Context) ([]string, error)
+
 	// Ping returns nil when the store can commit.
 	Ping(ctx context.Context) error
 	Close() error

@@ -145,6 +145,10 @@ type Token struct {
 	Created    time.Time
 }
 
+// SampleBytes is how much of a rejected event is kept: its header and the
+// beginning of its body tell whose fault it is.
+const SampleBytes = 4096
+
 // Rejected is an event that nobody's signature vouches for.
 type Rejected struct {
 	Agent    string // as claimed; may be anything, even empty
@@ -260,4 +264,28 @@ func (t *Token) Check(agent string, again bool, at time.Time) error {
 		return fmt.Errorf("%w: used up", ErrToken)
 	}
 	return nil
+}
+
+// Flags of a reading, as databases keep them in one small integer: bits 0 and 1
+// are the QoS.
+const (
+	flagDup      = 1 << 2
+	flagRetained = 1 << 3
+)
+
+// Flags packs QoS, DUP and RETAIN into one small integer.
+func Flags(r *telemetry.Reading) int64 {
+	f := int64(r.QoS & 3)
+	if r.Dup {
+		f |= flagDup
+	}
+	if r.Retained {
+		f |= flagRetained
+	}
+	return f
+}
+
+// SetFlags unpacks what Flags packed.
+func (r *Reading) SetFlags(f int64) {
+	r.QoS, r.Dup, r.Retained = uint8(f&3), f&flagDup != 0, f&flagRetained != 0
 }

@@ -16,12 +16,6 @@ import (
 // seqBits is how many bits of a reading's key are its seq.
 const seqBits = 40
 
-// Flags of a reading, packed into one small integer.
-const (
-	flagDup      = 1 << 2 // bits 0 and 1 are the QoS
-	flagRetained = 1 << 3
-)
-
 // Commit implements store.Store.
 func (s *Store) Commit(ctx context.Context, f store.Frame) (store.Result, error) {
 	need, err := store.Needs(&f)
@@ -206,7 +200,7 @@ func (s *session) insertRecord(m *store.Merge, epoch int64, r *telemetry.Record,
 		if err != nil {
 			return args, err
 		}
-		args = append(args, epoch<<seqBits|int64(r.Seq), topic, flags(r.Reading), int64(r.At.Boot), r.At.Wall, times.Correct(r.At),
+		args = append(args, epoch<<seqBits|int64(r.Seq), topic, store.Flags(r.Reading), int64(r.At.Boot), r.At.Wall, times.Correct(r.At),
 			m.Frame.Received.UnixNano(), notNil(r.Reading.Payload))
 		if len(args) < rowsPerInsert*8 {
 			return args, nil
@@ -266,17 +260,6 @@ func (s *session) topic(agent int64, name string) (int64, error) {
 	k.name = strings.Clone(name) // the frame's memory is not kept for a topic
 	s.topics[k] = id
 	return id, nil
-}
-
-func flags(r *telemetry.Reading) int64 {
-	f := int64(r.QoS & 3)
-	if r.Dup {
-		f |= flagDup
-	}
-	if r.Retained {
-		f |= flagRetained
-	}
-	return f
 }
 
 // notNil keeps an empty payload from becoming NULL.

@@ -10,13 +10,9 @@ import (
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
-// sampleBytes is how much of a rejected event is kept: its header and the
-// beginning of its body tell whose fault it is.
-const sampleBytes = 4096
-
 // Reject implements store.Store.
 func (s *Store) Reject(ctx context.Context, r store.Rejected) error {
-	raw := r.Raw[:min(len(r.Raw), sampleBytes)]
+	raw := r.Raw[:min(len(r.Raw), store.SampleBytes)]
 	return s.write.do(ctx, func(ses *session) error {
 		_, err := ses.exec("INSERT INTO quarantine (agent, trusted, epoch, first, last, why, size, received, raw) VALUES (?, 0, '', 0, 0, ?, ?, ?, ?)",
 			r.Agent, r.Why, len(r.Raw), r.Received.UnixNano(), notNil(raw))

@@ -95,6 +95,9 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.write.do(ctx, func(*session) error { return nil })
 }
 
+// Notes implements store.Store: there is nothing to tell of one file.
+func (s *Store) Notes(context.Context) ([]string, error) { return nil, nil }
+
 // migrate makes the schema in a new file and refuses one from the future.
 func migrate(ctx context.Context, c *sql.Conn) error {
 	var v int

@@ -1,0 +1,198 @@
+// Package pgtest runs a real PostgreSQL server for tests: one that syncs, on a
+// Unix socket in a temporary folder, gone when the test process is.
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Server is a running server.
+type Server struct {
+	dir  string
+	bin  string
+	args []string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+	next atomic.Int64
+}
+
+// errMissing is returned by Start where PostgreSQL is not installed.
+var errMissing = errors.New("PostgreSQL is not installed (initdb)")
+
+// Require starts a server for one test; see Check.
+func Require(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s, err := Start(settings...)
+	Check(t, err)
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Errorf("%v\n%s", err, s.log.String())
+		}
+	})
+	return s
+}
+
+// Check ends the test when Start failed: skipped where PostgreSQL is not
+// installed and HOLDFAST_TEST_REQUIRE does not name postgresql.
+func Check(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, errMissing) && !slices.Contains(strings.Split(os.Getenv("HOLDFAST_TEST_REQUIRE"), ","), "postgresql") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Start makes a cluster and runs a server over it, with settings such as
+// fsync=off beside those that a test needs.
+func Start(settings ...string) (*Server, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, bin: bin}
+	if err := errors.Join(os.Chmod(dir, 0o755), give(dir)); err != nil {
+		return nil, err
+	}
+	// --no-sync: the cluster made here is thrown away; the server itself syncs.
+	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb.SysProcAttr, initdb.Dir = attributes(), dir
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	s.args = []string{"-D", s.data(), "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=60", "-c", "shared_buffers=64MB"}
+	for _, v := range settings {
+		s.args = append(s.args, "-c", v)
+	}
+	return s, s.Run()
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// Run starts the server again after Stop or Kill, and waits until it answers.
+func (s *Server) Run() error {
+	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), s.args...)
+	s.cmd.SysProcAttr, s.cmd.Dir = attributes(), s.dir
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	var err error
+	for range 200 {
+		if err = s.exec("SELECT 1"); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("server does not answer: %w\n%s", err, s.log.String())
+}
+
+// Kill ends the server as a crash does: no checkpoint, no goodbye.
+func (s *Server) Kill() error { return s.end(syscall.SIGQUIT) }
+
+// end sends the signal and waits.
+func (s *Server) end(sig syscall.Signal) error {
+	if s.cmd == nil {
+		return nil
+	}
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		return err
+	}
+	_ = s.cmd.Wait() // its exit status follows from the signal
+	s.cmd = nil
+	return nil
+}
+
+// Stop ends the server and removes its files.
+func (s *Server) Stop() error {
+	return errors.Join(s.end(syscall.SIGINT), os.RemoveAll(s.dir))
+}
+
+// Database makes an empty database and returns its connection string.
+func (s *Server) Database() (string, error) {
+	name := fmt.Sprintf("test%d", s.next.Add(1))
+	return s.dsn(name), s.exec("CREATE DATABASE " + name)
+}
+
+func (s *Server) dsn(database string) string {
+	return fmt.Sprintf("host=%s user=postgres dbname=%s sslmode=disable", s.dir, database)
+}
+
+func (s *Server) exec(query string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, s.dsn("postgres"))
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(ctx, query)
+	return errors.Join(err, c.Close(ctx))
+}
+
+// binaries finds the folder of the server's programs: Debian keeps them out of
+// the path.
+func binaries() (string, error) {
+	path, err := exec.LookPath("initdb")
+	if err != nil {
+		found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb") // fails only for a bad pattern
+		if len(found) == 0 {
+			return "", errMissing
+		}
+		path = found[len(found)-1]
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", err
+	}
+	return filepath.Dir(path), nil
+}
+
+// attributes makes a child that ends with this process and, since PostgreSQL
+// refuses root, is postgres when this is root.
+func attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
+	if uid, gid, ok := postgres(); ok {
+		a.Credential = &syscall.Credential{Uid: uid, Gid: gid}
+	}
+	return a
+}
+
+func give(dir string) error {
+	if uid, gid, ok := postgres(); ok {
+		return os.Chown(dir, int(uid), int(gid))
+	}
+	return nil
+}
+
+func postgres() (uid, gid uint32, ok bool) {
+	if os.Geteuid() != 0 {
+		return 0, 0, false
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return 0, 0, false
+	}
+	id, err := strconv.ParseUint(u.Uid, 10, 32)
+	group, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	return uint32(id), uint32(group), err == nil && err2 == nil
+}
