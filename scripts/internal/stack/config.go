@@ -4,22 +4,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
-// natsConfig: sync_interval always, because by default NATS acknowledges up to
-// two minutes before it syncs.
-func natsConfig(s *Stack) string {
-	return fmt.Sprintf(`listen: %q
-http: %q
-server_name: demo
-jetstream {
-  store_dir: %q
-  sync_interval: always
-}
-`, s.addr.nats, s.addr.natsMonitor, filepath.Join(s.o.Dir, "nats"))
-}
-
-func cloudConfig(s *Stack) string {
+// cloudConfig: sidecar is where the cloud finds its own.
+func cloudConfig(s *Stack, sidecar string) string {
 	dir := filepath.Join(s.o.Dir, "cloud")
 	return fmt.Sprintf(`name: demo-cloud
 public: {listen: %q}
@@ -30,11 +19,11 @@ dapr: {address: %q}
 store:
   sqlite: {path: %q}
 keys: {dir: %q}
-`, s.addr.cloudPublic, s.addr.cloudApp, filepath.Join(dir, "app-token"), s.addr.cloudGRPC,
+`, s.addr.cloudPublic, s.addr.cloudApp, filepath.Join(dir, "app-token"), sidecar,
 		filepath.Join(dir, "readings.db"), filepath.Join(dir, "keys"))
 }
 
-func edgeConfig(s *Stack) string {
+func (s *Stack) edgeConfig(e *Edge, sidecar string) string {
 	return fmt.Sprintf(`agent: %q
 data: %q
 intake:
@@ -44,19 +33,19 @@ enrol:
   url: %q
   token_file: %q
 status: {listen: %q}
-`, s.Edge.ID, s.Edge.Data, s.Edge.MQTT, s.addr.edgeGRPC, s.Cloud.URL, s.tokenFile(), s.addr.status)
+`, e.ID, e.Data, e.MQTT, sidecar, s.Cloud.URL, s.tokenFile(), strings.TrimPrefix(e.Status, "http://"))
 }
 
 // sidecarArgs are daprd's flags for one side; its component files are the ones
 // that the repository ships.
-func sidecarArgs(s *Stack, app, side, http, grpc, internal string) []string {
+func (s *Stack) sidecarArgs(app, side string, at sidecarPorts) []string {
 	return []string{
 		"--app-id", app,
-		"--resources-path", filepath.Join(s.o.Root, "dapr-components", "nats", side),
+		"--resources-path", filepath.Join(s.o.Root, "dapr-components", s.Broker.Kind().Name, side),
 		"--dapr-listen-addresses", "127.0.0.1",
-		"--dapr-http-port", portOf(http),
-		"--dapr-grpc-port", portOf(grpc),
-		"--dapr-internal-grpc-port", portOf(internal),
+		"--dapr-http-port", portOf(at.http),
+		"--dapr-grpc-port", portOf(at.grpc),
+		"--dapr-internal-grpc-port", portOf(at.internal),
 		"--dapr-internal-grpc-listen-address", "127.0.0.1",
 		"--enable-metrics=false",
 		"--dapr-graceful-shutdown-seconds", strconv.Itoa(int(stopLimit.Seconds()) / 2),

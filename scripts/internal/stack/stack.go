@@ -1,6 +1,6 @@
 // Package stack runs the whole of Holdfast on one machine from real programs: a
-// NATS server with JetStream on disk, two sidecars, the agent and the cloud. The
-// edge reaches NATS only through a link that can be cut. Nothing that it starts
+// broker with its data on disk, two sidecars, the agent and the cloud. The edge
+// reaches the broker only through a link that can be cut. Nothing that it starts
 // outlives it.
 package stack
 
@@ -12,13 +12,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
+	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
-// Programs are what a stack needs to have been built.
+// Programs are what a stack with NATS needs to have been built.
 func Programs() []build.Program {
 	return []build.Program{build.NATSServer, build.Daprd, build.CloudAPI, build.EdgeAgent}
 }
@@ -29,17 +31,20 @@ type Options struct {
 	Dir      string      // empty folder for data, configuration and logs
 	Programs build.Paths // of Programs
 	Agent    string      // the agent's id; empty: demo-pi
+	Broker   broker.Kind // zero: NATS
+	Exposed  bool        // the cloud's side can be disturbed too: Cloud.Receipts and Cloud.Door
 }
 
 // Stack is everything, running. Its processes may be killed, frozen and started
 // again one by one.
 type Stack struct {
-	NATS  *process.Process
-	Cloud Cloud
-	Edge  Edge
+	Broker *broker.Server
+	Cloud  Cloud
+	Edge   Edge
 
 	o     Options
 	group *process.Group
+	ports ports
 	addr  addresses
 }
 
@@ -48,13 +53,17 @@ type Cloud struct {
 	API     *process.Process
 	Sidecar *process.Process
 	URL     string // of the public listener and the dashboard
+
+	// Of a stack that is Exposed, otherwise nil.
+	Receipts *link.Link      // on which the cloud hands its receipts to its sidecar
+	Door     *disorder.Proxy // through which the sidecar hands it frames
 }
 
 // Edge is the device's side.
 type Edge struct {
 	Agent   *process.Process
 	Sidecar *process.Process
-	Link    *link.Link // between the sidecar and NATS
+	Link    *link.Link // between the sidecar and the broker
 	ID      string
 	MQTT    string // address of the agent's listener
 	Status  string // URL of the agent's status page
@@ -63,12 +72,13 @@ type Edge struct {
 
 // addresses are the listeners, all on loopback.
 type addresses struct {
-	nats, natsMonitor             string
-	cloudPublic, cloudApp         string
-	cloudHTTP, cloudGRPC, cloudIn string
-	edgeHTTP, edgeGRPC, edgeIn    string
-	mqtt, status                  string
+	cloudPublic, cloudApp string
+	cloud, edge           sidecarPorts
+	mqtt, status          string
 }
+
+// sidecarPorts are where one sidecar listens.
+type sidecarPorts struct{ http, grpc, internal string }
 
 const (
 	// readyLimit is how long one program may take to be ready: on an emulated
@@ -93,9 +103,8 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 
 func (s *Stack) start(ctx context.Context) error {
 	a := &s.addr
-	var p ports
-	if err := p.fill(&a.nats, &a.natsMonitor, &a.cloudPublic, &a.cloudApp, &a.cloudHTTP, &a.cloudGRPC,
-		&a.cloudIn, &a.edgeHTTP, &a.edgeGRPC, &a.edgeIn, &a.mqtt, &a.status); err != nil {
+	if err := s.ports.fill(&a.cloudPublic, &a.cloudApp, &a.cloud.http, &a.cloud.grpc, &a.cloud.internal,
+		&a.edge.http, &a.edge.grpc, &a.edge.internal, &a.mqtt, &a.status); err != nil {
 		return err
 	}
 	for _, dir := range []string{"log", "cloud", "edge"} {
@@ -103,7 +112,7 @@ func (s *Stack) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, step := range []func(context.Context) error{s.startNATS, s.startCloud, s.startEdge} {
+	for _, step := range []func(context.Context) error{s.startBroker, s.startCloud, s.startEdge} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -118,8 +127,13 @@ func (s *Stack) Stop() error {
 		errs = append(errs, s.group.Close(stopLimit))
 		s.group = nil
 	}
-	if s.Edge.Link != nil {
-		errs = append(errs, s.Edge.Link.Close())
+	for _, l := range []*link.Link{s.Edge.Link, s.Cloud.Receipts} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	if s.Cloud.Door != nil {
+		errs = append(errs, s.Cloud.Door.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -135,83 +149,21 @@ func (s *Stack) Client() cloud.Client { return cloud.Client{URL: s.Cloud.URL} }
 
 // Processes are all the programs, in the order in which they were started.
 func (s *Stack) Processes() []*process.Process {
-	return []*process.Process{s.NATS, s.Cloud.API, s.Cloud.Sidecar, s.Edge.Sidecar, s.Edge.Agent}
-}
-
-func (s *Stack) startNATS(ctx context.Context) (err error) {
-	file := filepath.Join(s.o.Dir, "nats.conf")
-	if err := writeFile(file, natsConfig(s)); err != nil {
-		return err
-	}
-	s.NATS, err = s.run(build.NATSServer, "nats-server", nil, "-c", file)
-	if err != nil {
-		return err
-	}
-	return s.await(ctx, s.NATS, "http://"+s.addr.natsMonitor+"/healthz")
-}
-
-func (s *Stack) startCloud(ctx context.Context) (err error) {
-	s.Cloud.URL = "http://" + s.addr.cloudPublic
-	token, err := newSecret(filepath.Join(s.o.Dir, "cloud", "app-token"))
-	if err != nil {
-		return err
-	}
-	if err := writeFile(s.cloudConfig(), cloudConfig(s)); err != nil {
-		return err
-	}
-	s.Cloud.API, err = s.run(build.CloudAPI, "cloud-api", nil, "run", "--config", s.cloudConfig())
-	if err != nil {
-		return err
-	}
-	if err := s.await(ctx, s.Cloud.API, s.Cloud.URL+"/healthz"); err != nil {
-		return err
-	}
-	s.Cloud.Sidecar, err = s.run(build.Daprd, "daprd-cloud",
-		[]string{"APP_API_TOKEN=" + token, "HOLDFAST_NATS_URL=nats://" + s.addr.nats},
-		append(sidecarArgs(s, "cloud-api", "cloud", s.addr.cloudHTTP, s.addr.cloudGRPC, s.addr.cloudIn),
-			"--app-port", portOf(s.addr.cloudApp), "--app-protocol", "http")...)
-	if err != nil {
-		return err
-	}
-	if err := s.await(ctx, s.Cloud.Sidecar, "http://"+s.addr.cloudHTTP+"/v1.0/healthz"); err != nil {
-		return err
-	}
-	return s.await(ctx, s.Cloud.API, s.Cloud.URL+"/readyz")
-}
-
-func (s *Stack) startEdge(ctx context.Context) (err error) {
-	e := &s.Edge
-	e.ID, e.MQTT, e.Status = s.o.Agent, s.addr.mqtt, "http://"+s.addr.status
-	e.Data = filepath.Join(s.o.Dir, "edge", "data")
-	if e.Link, err = link.Listen("127.0.0.1:0", s.addr.nats); err != nil {
-		return err
-	}
-	e.Sidecar, err = s.run(build.Daprd, "daprd-edge", []string{"HOLDFAST_NATS_URL=nats://" + e.Link.Addr()},
-		sidecarArgs(s, "edge-agent", "edge", s.addr.edgeHTTP, s.addr.edgeGRPC, s.addr.edgeIn)...)
-	if err != nil {
-		return err
-	}
-	if err := s.await(ctx, e.Sidecar, "http://"+s.addr.edgeHTTP+"/v1.0/healthz"); err != nil {
-		return err
-	}
-	if err := s.enrolmentToken(ctx); err != nil {
-		return err
-	}
-	config := filepath.Join(s.o.Dir, "edge", "edge-agent.yaml")
-	if err := writeFile(config, edgeConfig(s)); err != nil {
-		return err
-	}
-	if e.Agent, err = s.run(build.EdgeAgent, "edge-agent", nil, "run", "--config", config); err != nil {
-		return err
-	}
-	if err := s.AgentReady(ctx); err != nil {
-		return err
-	}
-	return s.enrolled(ctx)
+	return []*process.Process{s.Broker.Process, s.Cloud.API, s.Cloud.Sidecar, s.Edge.Sidecar, s.Edge.Agent}
 }
 
 // AgentReady waits until the agent takes messages: after Start, and after a
 // restart of it.
 func (s *Stack) AgentReady(ctx context.Context) error {
 	return s.await(ctx, s.Edge.Agent, s.Edge.Status+"/healthz")
+}
+
+// CloudReady waits until the cloud takes frames: after a restart of it.
+func (s *Stack) CloudReady(ctx context.Context) error {
+	return s.await(ctx, s.Cloud.API, s.Cloud.URL+"/readyz")
+}
+
+// BrokerReady waits until the broker serves clients: after a restart of it.
+func (s *Stack) BrokerReady(ctx context.Context) error {
+	return until(ctx, s.Broker.Process, func() error { return s.Broker.Ready(ctx) })
 }

@@ -1,0 +1,136 @@
+package stack
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
+	"github.com/holdfast-edge/holdfast/scripts/internal/build"
+	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
+	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/process"
+)
+
+func (s *Stack) startBroker(ctx context.Context) (err error) {
+	kind := s.o.Broker
+	if kind.Name == "" {
+		kind = broker.NATS()
+	}
+	program := s.o.Programs[build.NATSServer.Name]
+	if kind.Program != "" {
+		if program, err = kind.Find(); err != nil {
+			return err
+		}
+	}
+	s.Broker, err = kind.Start(s.group, broker.Options{
+		Dir:     filepath.Join(s.o.Dir, "broker"),
+		Log:     filepath.Join(s.o.Dir, "log", "broker.log"),
+		Program: program,
+		Address: s.ports.next,
+	})
+	if err != nil {
+		return err
+	}
+	return s.BrokerReady(ctx)
+}
+
+func (s *Stack) startCloud(ctx context.Context) (err error) {
+	s.Cloud.URL = "http://" + s.addr.cloudPublic
+	token, err := newSecret(filepath.Join(s.o.Dir, "cloud", "app-token"))
+	if err != nil {
+		return err
+	}
+	app, sidecar, err := s.expose()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(s.cloudConfig(), cloudConfig(s, sidecar)); err != nil {
+		return err
+	}
+	s.Cloud.API, err = s.run(build.CloudAPI, "cloud-api", nil, "run", "--config", s.cloudConfig())
+	if err != nil {
+		return err
+	}
+	if err := s.await(ctx, s.Cloud.API, s.Cloud.URL+"/healthz"); err != nil {
+		return err
+	}
+	s.Cloud.Sidecar, err = s.sidecar(ctx, "daprd-cloud", s.addr.cloud,
+		append(s.Broker.Env(s.Broker.Addr), "APP_API_TOKEN="+token),
+		append(s.sidecarArgs("cloud-api", "cloud", s.addr.cloud), "--app-port", portOf(app), "--app-protocol", "http"))
+	if err != nil {
+		return err
+	}
+	return s.CloudReady(ctx)
+}
+
+// expose returns where the sidecar finds the cloud's app and where the cloud
+// finds its sidecar: each other, or what stands between them.
+func (s *Stack) expose() (app, sidecar string, err error) {
+	app, sidecar = s.addr.cloudApp, s.addr.cloud.grpc
+	if !s.o.Exposed {
+		return app, sidecar, nil
+	}
+	if s.Cloud.Receipts, err = link.Listen("127.0.0.1:0", sidecar); err != nil {
+		return "", "", err
+	}
+	if s.Cloud.Door, err = disorder.Listen("127.0.0.1:0", app); err != nil {
+		return "", "", err
+	}
+	return s.Cloud.Door.Addr(), s.Cloud.Receipts.Addr(), nil
+}
+
+// sidecar starts a daprd and waits until its API answers.
+func (s *Stack) sidecar(ctx context.Context, name string, at sidecarPorts, env, args []string) (*process.Process, error) {
+	p, err := s.run(build.Daprd, name, env, args...)
+	if err != nil {
+		return nil, err
+	}
+	return p, s.await(ctx, p, "http://"+at.http+"/v1.0/healthz")
+}
+
+func (s *Stack) startEdge(ctx context.Context) (err error) {
+	e := &s.Edge
+	e.ID, e.MQTT, e.Status = s.o.Agent, s.addr.mqtt, "http://"+s.addr.status
+	e.Data = filepath.Join(s.o.Dir, "edge", "data")
+	if e.Link, err = link.Listen("127.0.0.1:0", s.Broker.Addr); err != nil {
+		return err
+	}
+	if err := s.enrolmentToken(ctx); err != nil {
+		return err
+	}
+	if err := s.startDevice(ctx, e, "edge", s.addr.edge); err != nil {
+		return err
+	}
+	return s.enrolled(ctx)
+}
+
+// startDevice starts the sidecar and the agent of e, whose addresses and data
+// are decided. The name tells its files from those of others.
+func (s *Stack) startDevice(ctx context.Context, e *Edge, name string, at sidecarPorts) (err error) {
+	e.Sidecar, err = s.sidecar(ctx, "daprd-"+name, at, s.Broker.Env(e.Link.Addr()), s.sidecarArgs("edge-agent", "edge", at))
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(s.o.Dir, "edge", name+"-agent.yaml")
+	if err := writeFile(config, s.edgeConfig(e, at.grpc)); err != nil {
+		return err
+	}
+	if e.Agent, err = s.run(build.EdgeAgent, name+"-agent", nil, "run", "--config", config); err != nil {
+		return err
+	}
+	return s.await(ctx, e.Agent, e.Status+"/healthz")
+}
+
+// Clone starts a second agent, with a sidecar of its own on the same link, from
+// data, a copy of the first one's folder: what a copied card is in a second
+// device. Stop ends it too.
+func (s *Stack) Clone(ctx context.Context, name, data string) (*Edge, error) {
+	e := &Edge{ID: s.Edge.ID, Link: s.Edge.Link, Data: data}
+	var at sidecarPorts
+	var status string
+	if err := s.ports.fill(&at.http, &at.grpc, &at.internal, &e.MQTT, &status); err != nil {
+		return nil, err
+	}
+	e.Status = "http://" + status
+	return e, s.startDevice(ctx, e, name, at)
+}
