@@ -12,6 +12,8 @@ import (
 type testCase struct {
 	name  string
 	about string
+	size  int                  // of a payload; 0: as short as they come
+	rate  float64              // messages a second; 0: as the options say
 	needs func(options) string // why it cannot be played; nil: it always can
 	play  func(context.Context, *test) (note string, err error)
 }
@@ -35,6 +37,8 @@ func cases() []testCase {
 		{name: "sidecar", about: "the agent's pod starts without the sidecar's Secret, and gets it later", play: withoutSecret},
 		{name: "settings", about: "an invalid setting is rolled out and taken back", play: invalidSetting},
 		{name: "users", about: "the agent's pod starts without the users' Secret, and gets it later", play: withoutUsers},
+		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", size: 16 << 10, rate: 50, play: outboxFull},
+		{name: "disk-full", about: "the disk of the edge node is full", size: 64 << 10, rate: 50, needs: both("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
 		{name: "cut", about: "the network between edge and cloud is cut", needs: both("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
 		{name: "power", about: "the edge node loses power", needs: both("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
 	}
@@ -185,12 +189,95 @@ func invalidSetting(ctx context.Context, t *test) (string, error) {
 	return "the log named the setting", errors.Join(said, err, err3)
 }
 
-func cut(ctx context.Context, t *test) (string, error) {
+func cut(ctx context.Context, t *test) (note string, err error) {
 	if err := shell(ctx, t.cut, t.node); err != nil {
 		return "", err
 	}
-	pause(ctx, t.outage)
-	return fmt.Sprintf("cut for %s", t.outage), shell(context.WithoutCancel(ctx), t.heal, t.node)
+	defer func() { err = errors.Join(err, shell(context.WithoutCancel(ctx), t.heal, t.node)) }()
+	pause(ctx, t.outage/4) // for what was already on its way
+	before, err := t.cloudAgent(ctx)
+	if err != nil {
+		return "", err
+	}
+	pause(ctx, t.outage-t.outage/4)
+	after, err := t.cloudAgent(ctx)
+	if err == nil && after.Held != before.Held {
+		err = fmt.Errorf("%d records passed the cut: it proves nothing", after.Held-before.Held)
+	}
+	return fmt.Sprintf("cut for %s", t.outage), err
+}
+
+// outboxFull shows that a full outbox stops acknowledging, and takes up again when there is room.
+func outboxFull(ctx context.Context, t *test) (string, error) {
+	set := []string{"-n", edgeNamespace, "set", "env", "daemonset/edge-agent", "-c", "edge-agent"}
+	if _, err := kubectl(ctx, append(set, "EDGE_OUTBOX__MAX_BYTES=16MiB", "EDGE_OUTBOX__KEEP_BYTES=0", "EDGE_OUTBOX__RESERVE_BYTES=0")...); err != nil {
+		return "", err
+	}
+	if _, err := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent"); err != nil {
+		return "", err
+	}
+	if err := t.scaleCloud(ctx, 0); err != nil {
+		return "", err
+	}
+	stalled := t.stalls(ctx)
+	if err := t.scaleCloud(context.WithoutCancel(ctx), 1); err != nil {
+		return "", err
+	}
+	if err := t.resumes(ctx); err != nil {
+		return "", errors.Join(stalled, err)
+	}
+	if _, err := kubectl(ctx, append(set, "EDGE_OUTBOX__MAX_BYTES-", "EDGE_OUTBOX__KEEP_BYTES-", "EDGE_OUTBOX__RESERVE_BYTES-")...); err != nil {
+		return "", errors.Join(stalled, err)
+	}
+	_, err := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
+	return "no PUBACK while it was full", errors.Join(stalled, err)
+}
+
+// diskFull shows the same of a disk that somebody else filled.
+func diskFull(ctx context.Context, t *test) (string, error) {
+	if err := t.scaleCloud(ctx, 0); err != nil { // nothing is trimmed meanwhile
+		return "", err
+	}
+	err := shell(ctx, t.fill, t.data)
+	if err == nil {
+		err = t.stalls(ctx)
+	}
+	err = errors.Join(err, shell(context.WithoutCancel(ctx), t.free, t.data), t.scaleCloud(context.WithoutCancel(ctx), 1))
+	if err != nil {
+		return "", err
+	}
+	return "no PUBACK while it was full", t.resumes(ctx)
+}
+
+func (t *test) scaleCloud(ctx context.Context, replicas int) error {
+	_, err := kubectl(ctx, "-n", cloudNamespace, "scale", "deployment/cloud-api", fmt.Sprintf("--replicas=%d", replicas))
+	return err
+}
+
+// stalls waits until no sensor has had an acknowledgement for ten seconds.
+func (t *test) stalls(ctx context.Context) error {
+	last, since := t.book.Totals().Acknowledged, time.Now()
+	return until(ctx, 3*time.Minute, "acknowledgements stop", func() error {
+		now := t.book.Totals().Acknowledged
+		if now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) < 10*time.Second {
+			return errors.New("they go on")
+		}
+		return nil
+	})
+}
+
+// resumes waits until sensors are answered again.
+func (t *test) resumes(ctx context.Context) error {
+	before := t.book.Totals().Acknowledged
+	return until(ctx, 3*time.Minute, "acknowledgements come again", func() error {
+		if t.book.Totals().Acknowledged == before {
+			return errors.New("none")
+		}
+		return nil
+	})
 }
 
 func power(ctx context.Context, t *test) (string, error) {

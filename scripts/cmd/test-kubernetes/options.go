@@ -20,6 +20,8 @@ type options struct {
 	heal     string
 	kill     string
 	start    string
+	fill     string
+	free     string
 	outage   time.Duration
 	sensors  int
 	rate     float64
@@ -36,7 +38,9 @@ On that node a folder (--data) must exist, be empty and belong to user 65532: in
 What the cluster cannot do by itself is done by commands of yours; the cases that need one that is not given are skipped:
   --load      puts an image archive on every node; called with the archive's path as its last argument
   --cut       drops every packet between the edge node and the rest; --heal ends that
-  --kill      ends every process of the edge node at once; --start brings it back. Called with the node's name as last argument
+  --kill      ends every process of the edge node at once; --start brings it back
+  --fill      leaves no room on the disk of --data, --free gives it back; called with that folder as last argument
+The others are called with the node's name as last argument.
 
 options:
 `
@@ -58,6 +62,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.StringVar(&o.heal, "heal", "", "`COMMAND` that ends the cut")
 	fs.StringVar(&o.kill, "kill", "", "`COMMAND` that cuts the edge node's power")
 	fs.StringVar(&o.start, "start", "", "`COMMAND` that gives it back")
+	fs.StringVar(&o.fill, "fill", "", "`COMMAND` that fills the outbox' disk")
+	fs.StringVar(&o.free, "free", "", "`COMMAND` that makes room again")
 	fs.DurationVar(&o.outage, "outage", 3*time.Minute, "how long the cut lasts")
 	fs.IntVar(&o.sensors, "sensors", 8, "MQTT connections")
 	fs.Float64Var(&o.rate, "rate", 200, "messages a second, of all sensors together")

@@ -31,6 +31,7 @@ type test struct {
 	password    string // of the sensors
 	users       object // the Secret with the sensors' user
 	relay       *relay
+	book        *oracle.Oracle // of the case that runs
 }
 
 // result is one line of the table.
@@ -86,34 +87,65 @@ func (t *test) one(ctx context.Context, c testCase) (r result) {
 		return r
 	}
 	t.screen.Event("%s: %s", c.name, c.about)
-	shape := sensors.Shape{Prefix: fmt.Sprintf("test/%s", c.name), Seed: rand.Uint64()}
-	book := oracle.New(shape, t.sensors)
+	load := t.newLoad(ctx, c)
+	pause(ctx, lead)
+	r.note, r.err = c.play(ctx, t)
+	r.err = errors.Join(r.err, t.catchUp(ctx, &r.verdict), load.catchUp(ctx))
+	pause(ctx, lead)
+	r.verdict.Expected = load.expected()
+	r.err = errors.Join(r.err, load.end(), t.judge(ctx, &r.verdict))
+	r.worst = t.book.Latency().Max()
+	return r
+}
+
+// load is the sensors of a case.
+type load struct {
+	book  *oracle.Oracle
+	rate  float64
+	begin time.Time
+	stop  chan struct{}
+	done  chan error
+	kill  context.CancelFunc
+}
+
+func (t *test) newLoad(ctx context.Context, c testCase) *load {
+	shape := sensors.Shape{Prefix: "test/" + c.name, Seed: rand.Uint64(), Size: c.size}
+	t.book = oracle.New(shape, t.sensors)
+	l := &load{book: t.book, rate: t.rate, begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
+	if c.rate > 0 {
+		l.rate = c.rate
+	}
 	fleet := &sensors.Fleet{
 		Shape: shape, Addr: t.relay.address(), Username: mqttUser, Password: t.password,
-		Sensors: t.sensors, Rate: t.rate, Window: 1000, Log: book,
+		Sensors: t.sensors, Rate: l.rate, Window: 1000, Log: t.book,
 	}
-	stop, done := make(chan struct{}), make(chan error, 1)
-	loadCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	begin := time.Now()
-	go func() { done <- fleet.Run(loadCtx, stop) }()
-	pause(ctx, lead)
-	note, err := c.play(ctx, t)
-	r.note, r.err = note, err
-	healed := time.Now()
-	pause(ctx, lead)
-	close(stop)
-	r.verdict.Expected = uint64(t.rate * time.Since(begin).Seconds())
+	ctx, l.kill = context.WithCancel(ctx)
+	go func() { l.done <- fleet.Run(ctx, l.stop) }()
+	return l
+}
+
+func (l *load) expected() uint64 { return uint64(l.rate * time.Since(l.begin).Seconds()) }
+
+// catchUp waits until the sensors have got rid of what they could not send.
+func (l *load) catchUp(ctx context.Context) error {
+	return until(ctx, settleLimit, "sensors catch up", func() error {
+		if late := int64(l.expected()) - int64(l.book.Totals().Acknowledged); late > int64(5*l.rate) {
+			return fmt.Errorf("%d messages are late", late)
+		}
+		return nil
+	})
+}
+
+// end waits for the last acknowledgements.
+func (l *load) end() error {
+	defer l.kill()
+	close(l.stop)
 	select {
-	case err := <-done:
-		r.err = errors.Join(r.err, err)
+	case err := <-l.done:
+		return err
 	case <-time.After(settleLimit):
-		cancel()
-		r.err = errors.Join(r.err, errors.New("sensors still wait for acknowledgements"))
+		return errors.New("sensors still wait for acknowledgements")
 	}
-	r.err = errors.Join(r.err, t.judge(ctx, book, &r.verdict, healed))
-	r.worst = book.Latency().Max()
-	return r
 }
 
 const (
@@ -121,23 +153,35 @@ const (
 	settleLimit = 5 * time.Minute // for the backlog of a fault
 )
 
-// judge waits until the cloud knows of nothing left on the device, and reads everything back.
-func (t *test) judge(ctx context.Context, book *oracle.Oracle, v *oracle.Verdict, healed time.Time) error {
+// catchUp waits, while sensors go on, until less than a second's worth of readings is under way.
+func (t *test) catchUp(ctx context.Context, v *oracle.Verdict) error {
 	v.CaughtUpMS = -1
-	err := until(ctx, settleLimit, "the backlog is sent", func() error {
+	begin := time.Now()
+	err := t.onDevice(ctx, uint64(t.rate))
+	if err == nil {
+		v.CaughtUp(time.Since(begin))
+	}
+	return err
+}
+
+// onDevice waits until the cloud knows of no more than most records on the device.
+func (t *test) onDevice(ctx context.Context, most uint64) error {
+	return until(ctx, settleLimit, "the backlog is sent", func() error {
 		a, err := t.cloudAgent(ctx)
-		if err == nil && a.OnDevice > 0 {
+		if err == nil && a.OnDevice > most {
 			err = fmt.Errorf("%d records are on the device", a.OnDevice)
 		}
 		return err
 	})
-	if err == nil {
-		v.CaughtUp(time.Since(healed))
-	}
+}
+
+// judge waits until the cloud knows of nothing left on the device, and reads everything back.
+func (t *test) judge(ctx context.Context, v *oracle.Verdict) error {
+	err := t.onDevice(ctx, 0)
 	// What came last may have been recorded after the frame that the cloud judges by.
 	var last oracle.Findings
 	missing := until(ctx, time.Minute, "everything acknowledged is there", func() error {
-		check := book.Check()
+		check := t.book.Check()
 		if err := t.api(ctx, func(ctx context.Context, c cloud.Client) error { return c.Readings(ctx, t.agent, check.Add) }); err != nil {
 			return err
 		}
@@ -199,7 +243,7 @@ func (r result) line() string {
 		state = "FAILED"
 	}
 	v := r.verdict
-	text := fmt.Sprintf("%-14s %s  published %d, acknowledged %d, stored %d, missing %d, doubled %d, unexplained %d; longest wait for a PUBACK %.1f s, caught up %.1f s after",
+	text := fmt.Sprintf("%-14s %s  published %d, acknowledged %d, stored %d, missing %d, doubled %d, unexplained %d; longest wait for a PUBACK %.1f s, caught up within %.1f s",
 		r.name, state, v.Published, v.Acknowledged, v.Stored, v.Missing, v.Duplicates, v.Unexplained, r.worst.Seconds(), float64(v.CaughtUpMS)/1000)
 	if v.Redelivered > 0 {
 		text += fmt.Sprintf(", sent again by sensors %d", v.Redelivered)
