@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"encoding/binary"
+	"slices"
 	"sort"
 	"time"
 
@@ -120,6 +121,9 @@ func (e *epoch) removeFile(f *segment) {
 // explain notes that a durable loss record gives seqs up.
 func (e *epoch) explain(x explanation) {
 	e.touch()
+	e.explained = slices.DeleteFunc(e.explained, func(y explanation) bool {
+		return y.seqs.First >= x.seqs.First && y.seqs.Last <= x.seqs.Last // told once more
+	})
 	for i := range e.explained {
 		// Neighbours with one reason and one teller become one, or a device that
 		// drops for a year would remember every drop.

@@ -254,7 +254,24 @@ func (l *live) view(fn func(*reader) error) error {
 }
 
 func (l *live) close() error {
-	return errors.Join(guard(l.db.Close), l.file.Close())
+	return errors.Join(closeBolt(l.db), l.file.Close())
+}
+
+// closePatience is how long closing a bbolt file may take: nothing is written then.
+const closePatience = 5 * time.Second
+
+// closeBolt closes a bbolt file. A fault within one of its transactions can leave a
+// lock of bbolt's held for ever; then it gives up waiting, and the file stays open
+// until the process ends, which such a fault is about to bring on.
+func closeBolt(db *bolt.DB) error {
+	done := make(chan error, 1)
+	go func() { done <- guard(db.Close) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closePatience):
+		return fmt.Errorf("%w: it does not close", errPanic)
+	}
 }
 
 // birth makes a segment for run h, with first in it: under a temporary name,
@@ -297,7 +314,7 @@ func (o *Outbox) bear(temp string, limit int64, h *head, first []telemetry.Recor
 	l := &live{writer: writer{db: db}, limit: limit}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, db.Close())
+			err = errors.Join(err, closeBolt(db))
 		}
 	}()
 	// The file gets its whole size at once, or bbolt would sync every time it grows it.

@@ -216,7 +216,7 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 			return p.db.View(func(tx *bolt.Tx) error { used = tx.Size(); return nil })
 		})
 	}
-	err = errors.Join(err, guard(p.db.Close))
+	err = errors.Join(err, closeBolt(p.db))
 	if err != nil || len(p.runs) == 0 {
 		if noSpace(err) {
 			err = errors.Join(errNoRoom, err)
