@@ -22,8 +22,13 @@ const (
 	Usage  = 2
 )
 
-// errUsage marks what is wrong with the arguments or the settings.
-var errUsage = errors.New("usage")
+// usageError is what is wrong with the arguments or the settings, and so for the
+// user to mend.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func wrong(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // errShown has been printed already.
 var errShown = errors.New("shown")
@@ -108,7 +113,7 @@ func (e *Env) code(err error) int {
 	default:
 		_, _ = fmt.Fprintf(e.Stderr, "edge-agent: %v\n", err)
 	}
-	if errors.Is(err, errUsage) {
+	if errors.As(err, new(usageError)) {
 		return Usage
 	}
 	return Failed
@@ -142,7 +147,7 @@ func (f *flagSet) parse(args []string, n int) error {
 		err = fmt.Errorf("%s takes %d arguments besides flags, got %q; see --help", f.Name(), n, f.Args())
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	return nil
 }
@@ -151,7 +156,7 @@ func (f *flagSet) parse(args []string, n int) error {
 func (e *Env) load(path string) (config.Config, []string, error) {
 	c, warnings, err := config.Load(path, e.Environ)
 	if err != nil {
-		return c, nil, fmt.Errorf("%w: %w", errUsage, err)
+		return c, nil, usageError{err}
 	}
 	return c, warnings, nil
 }

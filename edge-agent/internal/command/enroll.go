@@ -45,7 +45,7 @@ func enroll(ctx context.Context, e *Env, args []string) error {
 	}
 	tok, err := o.readToken(c)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	return o.run(ctx, e, c, tok)
 }
@@ -62,7 +62,7 @@ func (o *enrolment) run(ctx context.Context, e *Env, c config.Config, tok teleme
 	case o.request != "":
 		return o.writeRequest(e, c, tok)
 	case o.url == "":
-		return fmt.Errorf("%w: want --url, or --request-file; see enroll --help", errUsage)
+		return wrong("want --url, or --request-file; see enroll --help")
 	default:
 		got, err = agent.Enrol(ctx, c.Data, c.Agent, o.url, tok)
 	}
@@ -111,7 +111,7 @@ func (o *enrolment) writeRequest(e *Env, c config.Config, tok telemetry.Token) e
 
 func (o *enrolment) accept(c config.Config, tok telemetry.Token) (agent.Enrolment, error) {
 	if o.request == "" {
-		return agent.Enrolment{}, fmt.Errorf("%w: --response-file wants the --request-file that it answers", errUsage)
+		return agent.Enrolment{}, wrong("--response-file wants the --request-file that it answers")
 	}
 	text, err := os.ReadFile(o.request)
 	if err != nil {

@@ -31,7 +31,7 @@ func outbox(_ context.Context, e *Env, args []string) error {
 		}
 	}
 	if verb == nil && !slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "--help" || a == "-help" }) {
-		return fmt.Errorf("%w: want edge-agent outbox stats, verify or export; see outbox --help", errUsage)
+		return wrong("want edge-agent outbox stats, verify or export; see outbox --help")
 	}
 	if err := f.parse(args, 0); err != nil {
 		return err

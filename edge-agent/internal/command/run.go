@@ -71,7 +71,7 @@ func check(_ context.Context, e *Env, args []string) error {
 		return err
 	}
 	if err := agent.Check(c); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	for _, w := range warnings {
 		_, _ = fmt.Fprintln(e.Stderr, "warning:", w)

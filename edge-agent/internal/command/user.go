@@ -23,13 +23,13 @@ func user(_ context.Context, e *Env, args []string) error {
 	if len(args) > 0 && args[0] == "add" {
 		args = args[1:]
 	} else if len(args) == 0 || args[0] != "--help" && args[0] != "-h" {
-		return fmt.Errorf("%w: want edge-agent user add --file FILE NAME", errUsage)
+		return wrong("want edge-agent user add --file FILE NAME")
 	}
 	if err := f.parse(args, 1); err != nil {
 		return err
 	}
 	if *path == "" {
-		return fmt.Errorf("%w: want --file", errUsage)
+		return wrong("want --file")
 	}
 	password, err := bufio.NewReader(io.LimitReader(e.Stdin, 1024)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {

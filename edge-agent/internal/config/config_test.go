@@ -62,7 +62,7 @@ func TestEnvironmentGoesBeforeFile(t *testing.T) {
 
 // What is derived from other keys is filled in.
 func TestDerivedValues(t *testing.T) {
-	c, _, err := Load(settings(t, "agent: pi-1\ndata: /srv/h\n"), nil)
+	c, _, err := Load(settings(t, "agent: pi.1\ndata: /srv/h\n"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestFaultsAreNamed(t *testing.T) {
 	f("outbox: {max_bytes: 1KiB}", "outbox.max_bytes", "16MiB to")
 	f("outbox: {keep_bytes: 5GiB}", "outbox.keep_bytes", "to 4GiB")
 	f("outbox: {max_age: 1s}", "outbox.max_age", "1m")
-	f("agent: Pi.local", `agent = "Pi.local"`, "a-z")
+	f("agent: Pi.local", `agent = "Pi-local"`, "a-z")
 	f("agent: [a]", "agent", "want text")
 	f("log: {level: loud}", "log.level", "debug or info")
 	f("intake: {max_payload: 1MiB}", "intake.max_payload", "1 to 512KiB")

@@ -99,12 +99,14 @@ func (c *Config) validate() []error {
 	return k.faults
 }
 
-// fillIn puts in what depends on the host or on another key.
+// fillIn puts in what depends on the host or on another key. Dots of a name are
+// taken as - also where it is given: on Kubernetes it is the node's.
 func (c *Config) fillIn() {
 	if c.Agent == "" {
 		host, _ := os.Hostname() // an error leaves it empty, and validate says so
-		c.Agent = strings.ReplaceAll(strings.ToLower(host), ".", "-")
+		c.Agent = strings.ToLower(host)
 	}
+	c.Agent = strings.ReplaceAll(c.Agent, ".", "-")
 	if c.Outbox.Dir == "" {
 		c.Outbox.Dir = filepath.Join(c.Data, "outbox")
 	}
