@@ -213,7 +213,7 @@ type process struct {
 	mqtt, status string
 }
 
-func launch(t *testing.T, config, mqtt, status string) *process {
+func launch(t testing.TB, config, mqtt, status string) *process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "run", "--config", config)
 	cmd.Env = append(os.Environ(), asAgent+"=1", "EDGE_INTAKE__MQTT__LISTEN="+mqtt, "EDGE_STATUS__LISTEN="+status,
@@ -243,7 +243,7 @@ func launch(t *testing.T, config, mqtt, status string) *process {
 	}
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
