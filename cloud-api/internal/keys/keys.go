@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -63,9 +64,17 @@ func Open(dir string, now time.Time) (*Ring, error) {
 		return nil, err
 	}
 	if r.Receipt.Key == nil || now.After(r.Receipt.Chain[0].NotAfter.Add(-Validity/2)) {
-		r.Receipt, err = Rotate(dir, root, now)
+		fresh, err := Rotate(dir, root, now)
+		switch {
+		case err == nil:
+			r.Receipt = fresh
+		case r.Receipt.Key == nil:
+			return nil, err
+		}
+		// Otherwise the folder cannot be written, as a mounted Secret cannot:
+		// whoever fills it renews the key, which is good for as long again.
 	}
-	return r, err
+	return r, nil
 }
 
 // Rotate makes a new receipt key, certified by the root, beside those in dir.
@@ -136,7 +145,7 @@ func readKey(path string) (ed25519.PrivateKey, []telemetry.Certificate, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read key: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if !private(info) {
 		return nil, nil, fmt.Errorf("%s: %w", path, ErrPermissions)
 	}
 	rest, err := os.ReadFile(path)
@@ -169,6 +178,18 @@ func readKey(path string) (ed25519.PrivateKey, []telemetry.Certificate, error) {
 		return nil, nil, fmt.Errorf("%s: no Ed25519 private key in it", path)
 	}
 	return key, chain, nil
+}
+
+// private reports whether nobody else can read the file. One that belongs to
+// somebody else, as in a mounted Secret, may be read by its group: that is what
+// lets us read it.
+func private(info os.FileInfo) bool {
+	perm := info.Mode().Perm()
+	if perm&0o077 == 0 {
+		return true
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && perm&0o037 == 0 && int(st.Uid) != os.Getuid()
 }
 
 func writeKey(path string, key ed25519.PrivateKey, chain []telemetry.Certificate) error {

@@ -119,6 +119,34 @@ func TestBadKeysAreRefused(t *testing.T) {
 	}
 }
 
+// Key files that belong to somebody else, as those of a mounted Secret, are read
+// through their group; by everybody they are not to be read.
+func TestKeysOfAMountedSecret(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("giving a file away needs root")
+	}
+	dir := t.TempDir()
+	made := open(t, dir, now)
+	names, err := filepath.Glob(filepath.Join(dir, "*.key"))
+	if err != nil || len(names) != 2 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		if err := errors.Join(os.Chown(name, 65534, os.Getgid()), os.Chmod(name, 0o440)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := open(t, dir, now.Add(time.Hour)); !got.Receipt.Key.Equal(made.Receipt.Key) {
+		t.Error("other keys than those in the Secret")
+	}
+	if err := os.Chmod(names[0], 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, now); !errors.Is(err, ErrPermissions) {
+		t.Errorf("got %v, want %v", err, ErrPermissions)
+	}
+}
+
 // A receipt key of another root is passed over and a new one made.
 func TestReceiptKeyOfAnotherRootIsPassedOver(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
