@@ -68,7 +68,7 @@ func watchMQTT(ctx context.Context, props map[string]string) (<-chan struct{}, f
 	lost := make(chan struct{})
 	var once sync.Once
 	opts := mqtt.NewClientOptions().
-		AddBroker(scheme(u) + "://" + u.Host).
+		AddBroker(mqttScheme(u) + "://" + u.Host).
 		SetClientID(props["consumerID"] + "-watch").
 		SetCleanSession(true).
 		SetAutoReconnect(false).
@@ -164,8 +164,8 @@ func tlsConfig(props map[string]string) (*tls.Config, error) {
 	return pubsub.ConvertTLSPropertiesToTLSConfig(p)
 }
 
-// scheme is what Dapr's component makes of the URL's.
-func scheme(u *url.URL) string {
+// mqttScheme is what Dapr's component makes of the URL's.
+func mqttScheme(u *url.URL) string {
 	switch strings.ToLower(u.Scheme) {
 	case "mqtts", "tcps", "tls":
 		return "ssl"

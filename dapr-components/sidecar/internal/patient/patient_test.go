@@ -3,6 +3,7 @@ package patient
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/testbed"
 )
 
 // world is a broker that may be away, and the components that were made to talk to it.
@@ -407,4 +410,10 @@ func TestClientIDs(t *testing.T) {
 	f("true", false)
 	f("false", true)
 	f("", true)
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	testbed.Clean()
+	os.Exit(code)
 }

@@ -137,7 +137,7 @@ func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 func Listening(t testing.TB, port int, p *Process) {
 	t.Helper()
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	Eventually(t, 60*time.Second, p.name+" listens on "+addr, func() bool {
+	Eventually(t, 2*time.Minute, p.name+" listens on "+addr, func() bool {
 		if !p.Alive() {
 			t.Fatalf("%s ended at once:\n%s", p.name, p.out.tail(3000))
 		}
