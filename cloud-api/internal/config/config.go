@@ -67,8 +67,9 @@ type Dapr struct {
 
 // Store says which database holds everything: PostgreSQL when its file is set.
 type Store struct {
-	SQLite   SQLite   `koanf:"sqlite"`
-	Postgres Postgres `koanf:"postgres"`
+	Retention Duration `koanf:"retention"`
+	SQLite    SQLite   `koanf:"sqlite"`
+	Postgres  Postgres `koanf:"postgres"`
 }
 
 // SQLite is one file.

@@ -63,6 +63,8 @@ func TestFaultsNameKeyValueAndWhatIsAllowed(t *testing.T) {
 		"app:\n  in_hand: many":                {`app.in_hand = "many"`, "whole number"},
 		"app:\n  token_file: /does/not/exist":  {"app.token_file", "/does/not/exist", "file that exists"},
 		"store:\n  sqlite:\n    path: \"\"":    {"store.sqlite.path", "store.postgres.dsn_file"},
+		"store:\n  retention: 60":              {"store.retention", "unit"},
+		"store:\n  retention: 1h":              {`store.retention = "1h"`, "24h"},
 		"keys:\n  dir: \"\"":                   {"keys.dir"},
 		"dapr:\n  pubsub: \"\"\n  address: no": {"dapr.pubsub", "dapr.address"},
 		"name: \"\"":                           {"name = "},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
@@ -69,6 +70,9 @@ func (c *Config) validate() []error {
 	k.address("dapr.address", c.Dapr.Address)
 	k.file("dapr.token_file", c.Dapr.TokenFile)
 	k.set("dapr.pubsub", c.Dapr.PubSub, "the name of the pub/sub component")
+	if r := c.Store.Retention.D(); r != 0 && r < 24*time.Hour {
+		k.fail("store.retention", c.Store.Retention, "want 0 to keep readings for ever, or at least 24h")
+	}
 	k.file("store.postgres.dsn_file", c.Store.Postgres.DSNFile)
 	if c.Store.Postgres.DSNFile == "" {
 		k.set("store.sqlite.path", c.Store.SQLite.Path, "a file, or store.postgres.dsn_file")

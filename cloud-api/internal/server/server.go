@@ -56,21 +56,21 @@ var (
 // OpenStore opens the database that the configuration names.
 func OpenStore(ctx context.Context, c config.Store, log *slog.Logger) (store.Store, error) {
 	if c.Postgres.DSNFile != "" {
-		return openPostgres(ctx, c.Postgres, log)
+		return openPostgres(ctx, c, log)
 	}
-	st, err := sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Logger: log})
+	st, err := sqlite.Open(ctx, sqlite.Options{Path: c.SQLite.Path, Retention: c.Retention.D(), Logger: log})
 	if err != nil {
 		return nil, err // not st: a nil *sqlite.Store is no nil store.Store
 	}
 	return st, nil
 }
 
-func openPostgres(ctx context.Context, c config.Postgres, log *slog.Logger) (store.Store, error) {
-	dsn, err := config.Secret(c.DSNFile)
+func openPostgres(ctx context.Context, c config.Store, log *slog.Logger) (store.Store, error) {
+	dsn, err := config.Secret(c.Postgres.DSNFile)
 	if err != nil {
 		return nil, fmt.Errorf("store.postgres.dsn_file: %w", err)
 	}
-	st, err := postgres.Open(ctx, postgres.Options{DSN: dsn, Logger: log})
+	st, err := postgres.Open(ctx, postgres.Options{DSN: dsn, Retention: c.Retention.D(), Logger: log})
 	if err != nil {
 		return nil, err // not st: a nil *postgres.Store is no nil store.Store
 	}

@@ -74,7 +74,7 @@ func (m *Merge) Apply() {
 	m.records()
 	m.reports()
 	for e, l := range m.Ledgers {
-		m.sum(before[e], l.Summary())
+		m.Agent.sum(before[e], l.Summary())
 	}
 	m.seen()
 }
@@ -236,14 +236,22 @@ func (m *Merge) alarm(kind string, e telemetry.Epoch, detail string) {
 }
 
 // sum carries the change of one ledger to the agent's totals.
-func (m *Merge) sum(was, is ledger.Summary) {
-	t := &m.Agent.Totals
+func (a *Agent) sum(was, is ledger.Summary) {
+	t := &a.Totals
 	t.Held += is.Held - was.Held
 	t.Expired += is.Expired - was.Expired
 	t.Quarantined += is.Quarantined - was.Quarantined
 	t.Lost += is.Lost - was.Lost
 	t.OnDevice += is.OnDevice - was.OnDevice
 	t.Missing += is.Missing - was.Missing
+}
+
+// Expire says in the ledger and the agent's totals that retention removed what
+// is held of r. Records among them that are no readings count as removed too.
+func (a *Agent) Expire(l *ledger.Epoch, r telemetry.Range) {
+	was := l.Summary()
+	l.Expire(r)
+	a.sum(was, l.Summary())
 }
 
 // seen carries the frame to the agent. The revision follows the clock where it

@@ -74,8 +74,9 @@ type Store interface {
 	Enrol(ctx context.Context, tokenID, agent string, key ed25519.PublicKey, at time.Time) error
 
 	// Maintain does what need not be done at once: it corrects times that were
-	// stored before their clock was known. It works in small transactions, and
-	// may be called at any time by any replica.
+	// stored before their clock was known, and removes readings older than the
+	// store's retention, which the ledger then calls expired. It works in small
+	// transactions, and may be called at any time by any replica.
 	Maintain(ctx context.Context) error
 
 	// Notes returns what an operator should know of the database, such as a

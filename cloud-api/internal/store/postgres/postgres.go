@@ -29,7 +29,9 @@ type Options struct {
 	Connections int32  // 0: 16
 	Samples     int    // rejected events to keep; 0: 1 000
 	Logger      *slog.Logger
-	Now         func() time.Time // 0: time.Now; decides which partitions are made
+	Now         func() time.Time // nil: time.Now; decides which partitions are made and dropped
+
+	Retention time.Duration // how long readings are kept after they were received, in whole days; 0: for ever
 }
 
 // Store is a store.Store in one PostgreSQL database.

@@ -46,14 +46,16 @@ var received = time.Date(2026, 5, 4, 10, 0, 0, 0, time.UTC)
 
 type database string
 
-func (d database) Open(t *testing.T) store.Store {
+func (d database) Open(t *testing.T, now time.Time, retention time.Duration) store.Store {
 	t.Helper()
-	return open(t, string(d), received)
+	return open(t, string(d), now, retention)
 }
 
-func open(t testing.TB, dsn string, now time.Time) *postgres.Store {
+func open(t testing.TB, dsn string, now time.Time, retention time.Duration) *postgres.Store {
 	t.Helper()
-	st, err := postgres.Open(context.Background(), postgres.Options{DSN: dsn, Samples: storetest.Samples, Now: func() time.Time { return now }})
+	st, err := postgres.Open(context.Background(), postgres.Options{
+		DSN: dsn, Samples: storetest.Samples, Now: func() time.Time { return now }, Retention: retention,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +121,7 @@ func frame(seq uint64, at time.Time) store.Frame {
 // none goes to the default partition, and that is said.
 func TestReadingsArePartitionedByDay(t *testing.T) {
 	dsn := fresh(t)
-	st := open(t, dsn, received)
+	st := open(t, dsn, received, 0)
 	enrol(t, st, "a")
 	for i, at := range []time.Time{received.Add(-24 * time.Hour), received, received.Add(72 * time.Hour)} {
 		if _, err := st.Commit(t.Context(), frame(uint64(i+1), at)); err != nil {
@@ -196,7 +198,7 @@ func TestMigrationsRunOnce(t *testing.T) {
 // string that is none are refused; the password is in no error.
 func TestOpenRefuses(t *testing.T) {
 	dsn := fresh(t)
-	_ = open(t, dsn, received).Close()
+	_ = open(t, dsn, received, 0).Close()
 	var n int
 	query(t, dsn, "INSERT INTO holdfast_schema (version) VALUES (99) RETURNING version", &n)
 	if _, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn}); err == nil || !strings.Contains(err.Error(), "newer") {
@@ -218,7 +220,7 @@ func TestOpenRefuses(t *testing.T) {
 // our connections.
 func TestCommitWaitsForTheDisk(t *testing.T) {
 	s := pgtest.Require(t, "synchronous_commit=off")
-	st := open(t, on(t, s), received)
+	st := open(t, on(t, s), received, 0)
 	enrol(t, st, "a")
 	for seq := uint64(1); seq <= 20; seq++ {
 		if _, err := st.Commit(t.Context(), frame(seq, received)); err != nil {
@@ -242,7 +244,7 @@ func TestCommitWaitsForTheDisk(t *testing.T) {
 // same store goes on when it is back.
 func TestServerAwayForAWhile(t *testing.T) {
 	s := pgtest.Require(t)
-	st := open(t, on(t, s), received)
+	st := open(t, on(t, s), received, 0)
 	enrol(t, st, "a")
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
@@ -271,7 +273,7 @@ func TestServerAwayForAWhile(t *testing.T) {
 // A database that is read-only, as a standby is, is not usable.
 func TestStandbyIsNotReady(t *testing.T) {
 	dsn := fresh(t)
-	st := open(t, dsn, received)
+	st := open(t, dsn, received, 0)
 	if err := st.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -287,5 +289,5 @@ func TestStandbyIsNotReady(t *testing.T) {
 
 // How fast frames go in, new and again.
 func BenchmarkCommit(b *testing.B) {
-	storetest.Bench(b, func(b *testing.B) store.Store { return open(b, fresh(b), received) })
+	storetest.Bench(b, func(b *testing.B) store.Store { return open(b, fresh(b), received, 0) })
 }

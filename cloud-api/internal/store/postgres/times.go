@@ -106,6 +106,13 @@ func (s *Store) Maintain(ctx context.Context) error {
 	if err := s.partitions(ctx); err != nil {
 		return err
 	}
+	if err := s.correctStale(ctx); err != nil {
+		return err
+	}
+	return s.retain(ctx)
+}
+
+func (s *Store) correctStale(ctx context.Context) error {
 	for {
 		var epoch, stale int64
 		err := s.pool.QueryRow(ctx, "SELECT id, stale FROM epochs WHERE stale > 0 ORDER BY id LIMIT 1").Scan(&epoch, &stale)

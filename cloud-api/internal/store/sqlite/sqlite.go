@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"modernc.org/sqlite" // registers the driver
 	sqlite3 "modernc.org/sqlite/lib"
@@ -33,6 +34,9 @@ type Options struct {
 	Readers int    // connections that read; 0: 4
 	Samples int    // rejected events to keep; 0: 1 000
 	Logger  *slog.Logger
+
+	Retention time.Duration    // how long readings are kept after they were received; 0: for ever
+	Now       func() time.Time // nil: time.Now
 }
 
 // Store is a store.Store in one SQLite file.
@@ -40,6 +44,9 @@ type Store struct {
 	opt   Options
 	read  *sql.DB
 	write *writer
+
+	mu      sync.Mutex
+	retired time.Time // when retention was last looked at
 
 	close sync.Once
 }
@@ -58,6 +65,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("make database folder: %w", err)

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
@@ -11,9 +12,11 @@ import (
 
 type database string
 
-func (d database) Open(t *testing.T) store.Store {
+func (d database) Open(t *testing.T, now time.Time, retention time.Duration) store.Store {
 	t.Helper()
-	st, err := sqlite.Open(t.Context(), sqlite.Options{Path: string(d), Samples: storetest.Samples})
+	st, err := sqlite.Open(t.Context(), sqlite.Options{
+		Path: string(d), Samples: storetest.Samples, Retention: retention, Now: func() time.Time { return now },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

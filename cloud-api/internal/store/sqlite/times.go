@@ -115,6 +115,13 @@ const maintainStep = 2000
 
 // Maintain implements store.Store.
 func (s *Store) Maintain(ctx context.Context) error {
+	if err := s.correctStale(ctx); err != nil {
+		return err
+	}
+	return s.retain(ctx)
+}
+
+func (s *Store) correctStale(ctx context.Context) error {
 	for {
 		var epoch, stale int64
 		err := s.read.QueryRowContext(ctx, "SELECT id, stale FROM epochs WHERE stale > 0 LIMIT 1").Scan(&epoch, &stale)

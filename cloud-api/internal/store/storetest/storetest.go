@@ -20,9 +20,17 @@ import (
 )
 
 // Database is one empty database. Open may be called several times: every store
-// it returns works on the same data, and is closed at the end of the test.
+// it returns works on the same data, and is closed at the end of the test. The
+// store's clock is now, and what it received longer ago than the retention (0:
+// for ever) is removed by Maintain.
 type Database interface {
-	Open(t *testing.T) store.Store
+	Open(t *testing.T, now time.Time, retention time.Duration) store.Store
+}
+
+// open opens a database at the time when the frames of these tests arrive.
+func open(t *testing.T, db Database) store.Store {
+	t.Helper()
+	return db.Open(t, sent, 0)
 }
 
 // Run holds a store to its behaviour. fresh makes an empty database.
@@ -53,6 +61,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"ClosedStoreIsUnavailable":        closedStoreIsUnavailable,
 		"TopicsAreListed":                 topicsAreListed,
 		"LateAnchorCorrectsTimes":         lateAnchorCorrectsTimes,
+		"RetentionExpires":                retentionExpires,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
@@ -145,7 +154,7 @@ func alarms(a store.Agent) (kinds []string) {
 // Any order, overlap and repetition of a device's frames ends in the ledger and
 // the rows that a model computes number by number, without a false alarm.
 func anyOrderEndsTheSame(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			d := newDevice(rand.New(rand.NewPCG(seed, 1)), fmt.Sprintf("device-%d", seed))
@@ -265,7 +274,7 @@ func compareEpoch(t *testing.T, e *store.Epoch, d *device, m *model) {
 // Several stores over one database, each given some of the frames at the same
 // time, end as one store does.
 func replicasNeedNoCoordination(t *testing.T, db Database) {
-	stores := []store.Store{db.Open(t), db.Open(t), db.Open(t)}
+	stores := []store.Store{open(t, db), open(t, db), open(t, db)}
 	d := newDevice(rand.New(rand.NewPCG(7, 7)), "shared")
 	agent(t, stores[0], d.name)
 	d.live(150)
@@ -300,7 +309,7 @@ func replicasNeedNoCoordination(t *testing.T, db Database) {
 // Of a frame that overlaps what is held only the rest is inserted, and the
 // result says so.
 func overlapStoresOnlyTheRest(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	commit(t, st, frame("a", epoch(1), 10, 20))
 	r := commit(t, st, frame("a", epoch(1), 5, 30))
@@ -318,14 +327,14 @@ func overlapStoresOnlyTheRest(t *testing.T, db Database) {
 
 // What was answered is there in the next process.
 func everythingIsThereAfterReopen(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	commit(t, st, with(frame("a", epoch(1), 1, 100), telemetry.OpenEpoch{Epoch: epoch(1), Lowest: 1, Durable: 120}))
 	before := find(t, st, "a")
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	st = db.Open(t)
+	st = open(t, db)
 	after := find(t, st, "a")
 	if before.Held != after.Held || after.OnDevice != 20 || after.Revision != before.Revision || after.Lead != epoch(1) || after.LeadMark != 100 {
 		t.Errorf("agent %+v", after)
@@ -338,7 +347,7 @@ func everythingIsThereAfterReopen(t *testing.T, db Database) {
 // Payloads and topics come out as they went in, byte for byte, with their times
 // and flags.
 func readingsKeepEveryByte(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	every := make([]byte, 256)
 	for i := range every {
@@ -367,7 +376,7 @@ func readingsKeepEveryByte(t *testing.T, db Database) {
 
 // Pages of any size, in both directions, cover everything once and in order.
 func pagesCoverEverythingOnce(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	for _, name := range []string{"b", "a", "c"} {
 		agent(t, st, name)
 		for e := uint64(3); e >= 1; e-- { // arrives newest first
@@ -410,7 +419,7 @@ func cmpText(a, b string) int {
 // Filters by agent, topic with wildcards, time and permission select what they
 // say and nothing else.
 func filtersSelect(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	agent(t, st, "b")
 	f := store.Frame{Agent: "a", Epoch: epoch(1), First: 1, Last: 30, Received: sent}
@@ -448,7 +457,7 @@ func filtersSelect(t *testing.T, db Database) {
 
 // Without an agent, newest first means what was received last, from everyone.
 func newestFirst(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	for i, name := range []string{"a", "b"} {
 		agent(t, st, name)
 		f := frame(name, epoch(1), 1, 10)
@@ -466,7 +475,7 @@ func newestFirst(t *testing.T, db Database) {
 
 // A frame of an agent that was never enrolled stores nothing.
 func unknownAgentStoresNothing(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	if _, err := st.Commit(t.Context(), frame("nobody", epoch(1), 1, 3)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("commit: %v", err)
 	}
@@ -481,7 +490,7 @@ func unknownAgentStoresNothing(t *testing.T, db Database) {
 // A frame that cannot be stored as records is kept raw, and its seqs count as
 // held in receipts.
 func quarantineCountsAsHeld(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	f := frame("a", epoch(1), 1, 10)
 	f.Records, f.Raw, f.Why = nil, []byte("raw frame"), "body does not open"
@@ -505,7 +514,7 @@ func quarantineCountsAsHeld(t *testing.T, db Database) {
 
 // Records that can be stored take the place of quarantined seqs.
 func quarantineGivesWay(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	bad := frame("a", epoch(1), 1, 10)
 	bad.Records, bad.Raw, bad.Why = nil, []byte("raw"), "broken"
@@ -525,7 +534,7 @@ func quarantineGivesWay(t *testing.T, db Database) {
 // Rejected events leave a bounded number of bounded samples and push out no
 // quarantined frame.
 func samplesAreBounded(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	kept := frame("a", epoch(1), 1, 1)
 	kept.Records, kept.Raw, kept.Why = nil, []byte("raw"), "broken"
@@ -553,7 +562,7 @@ const Samples = 25
 
 // What no key can hold is refused for good and stores nothing.
 func seqBeyondReachIsUnstorable(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	for _, f := range []store.Frame{
 		frame("a", epoch(1), ledger.MaxSeq, ledger.MaxSeq+1),
@@ -571,7 +580,7 @@ func seqBeyondReachIsUnstorable(t *testing.T, db Database) {
 
 // A token lets one key in, and the same key again; a new key needs a new token.
 func tokenWorksOnceAndAgainForItsKey(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	ctx := t.Context()
 	token := store.Token{ID: "t1", SecretHash: [32]byte{7}, Agent: "a", Uses: 1, Expires: sent.Add(time.Hour), Created: sent}
 	if err := st.CreateToken(ctx, token); err != nil {
@@ -616,7 +625,7 @@ func tokenWorksOnceAndAgainForItsKey(t *testing.T, db Database) {
 
 // A fleet token lets as many agents in as it says, and only those of its prefix.
 func fleetTokenHasUsesAndPrefix(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	if err := st.CreateToken(t.Context(), store.Token{ID: "f", Prefix: "pi-", Uses: 2, Expires: sent.Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
@@ -642,7 +651,7 @@ func fleetTokenHasUsesAndPrefix(t *testing.T, db Database) {
 // What misses below the device's lowest is an alarm only when nothing that the
 // device had then can explain it any more; a loss record ends it.
 func holeIsAnAlarmOnlyWhenSettled(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	old, now := epoch(1), epoch(2)
 	commit(t, st, frame("a", old, 1, 10))
@@ -670,7 +679,7 @@ func holeIsAnAlarmOnlyWhenSettled(t *testing.T, db Database) {
 
 // Two epochs of one agent that advance in turns are a clone.
 func cloneIsAnAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	one, two := telemetry.Epoch{Ordinal: 4, ID: [8]byte{1}}, telemetry.Epoch{Ordinal: 4, ID: [8]byte{2}}
 	for n := uint64(1); n <= 2; n++ {
@@ -689,7 +698,7 @@ func cloneIsAnAlarm(t *testing.T, db Database) {
 // Restarts are ordinary, also when a broker delivers frames of the process
 // before late and twice.
 func restartIsNoAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	open := func(e telemetry.Epoch, durable uint64) telemetry.OpenEpoch {
 		return telemetry.OpenEpoch{Epoch: e, Lowest: 1, Durable: durable}
@@ -708,7 +717,7 @@ func restartIsNoAlarm(t *testing.T, db Database) {
 
 // A cloud that holds more of an epoch than its successor knows of says so.
 func wentBackIsAnAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	commit(t, st, frame("a", epoch(1), 1, 50))
 	next := frame("a", epoch(2), 0, 0)
@@ -722,7 +731,7 @@ func wentBackIsAnAlarm(t *testing.T, db Database) {
 
 // A device that begins anew with an empty outbox says so, with what it forgot.
 func newOutboxIsAnAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	for _, id := range []byte{1, 2} {
 		e := telemetry.Epoch{Ordinal: 1, ID: [8]byte{id}}
@@ -737,7 +746,7 @@ func newOutboxIsAnAlarm(t *testing.T, db Database) {
 
 // What a device cannot truly say is an alarm, and is not believed.
 func falseClaimsAreAnAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	e := epoch(1)
 	for i, o := range []telemetry.OpenEpoch{
@@ -756,7 +765,7 @@ func falseClaimsAreAnAlarm(t *testing.T, db Database) {
 // A device that was told more than the database holds shows that the database
 // went back, and the seqs are wanted again.
 func restoredBackupIsAnAlarm(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	commit(t, st, with(frame("a", epoch(1), 31, 40), telemetry.OpenEpoch{Epoch: epoch(1), Lowest: 1, Durable: 40, Trimmed: 30}))
 	if a := find(t, st, "a"); !slices.Equal(alarms(a), []string{store.AlarmRestored}) {
@@ -770,7 +779,7 @@ func restoredBackupIsAnAlarm(t *testing.T, db Database) {
 
 // After Close every method says that the store is unavailable.
 func closedStoreIsUnavailable(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	if err := st.Ping(t.Context()); err != nil {
 		t.Error(err)
@@ -790,7 +799,7 @@ func closedStoreIsUnavailable(t *testing.T, db Database) {
 
 // The topics of an agent are listed in order, with the time of the newest.
 func topicsAreListed(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	f := store.Frame{Agent: "a", Epoch: epoch(1), First: 1, Last: 3, Received: sent}
 	for i, topic := range []string{"b", "a", "b"} {
@@ -810,7 +819,7 @@ func topicsAreListed(t *testing.T, db Database) {
 // synchronised anchor of their boot arrives, before or after them; what was
 // recorded stays.
 func lateAnchorCorrectsTimes(t *testing.T, db Database) {
-	st := db.Open(t)
+	st := open(t, db)
 	agent(t, st, "a")
 	year1970 := func(boot time.Duration) telemetry.Instant { return telemetry.Instant{Boot: boot, Wall: int64(boot)} }
 	r := func(seq uint64) telemetry.Record {
@@ -834,5 +843,38 @@ func lateAnchorCorrectsTimes(t *testing.T, db Database) {
 		if got.Corrected != want || got.Recorded != int64(got.Seq)*1e9 {
 			t.Errorf("seq %d: corrected %d, want %d; recorded %d", got.Seq, got.Corrected, want, got.Recorded)
 		}
+	}
+}
+
+// What is older than the retention is removed, is called expired, still counts
+// in receipts, and is not stored again when the device sends it again.
+func retentionExpires(t *testing.T, db Database) {
+	const days = 24 * time.Hour
+	st := db.Open(t, sent, 2*days)
+	agent(t, st, "a")
+	old := frame("a", epoch(1), 1, 20)
+	old.Records[9] = telemetry.Record{Seq: 10, Kind: telemetry.KindAnchor, Anchor: &telemetry.Anchor{}} // no reading
+	late := frame("a", epoch(1), 21, 30)
+	late.Received = sent.Add(3 * days)
+	commit(t, st, old)
+	if err := st.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(all(t, st, store.Query{Agent: "a"})); n != 19 {
+		t.Fatalf("%d readings before their time", n)
+	}
+	st = db.Open(t, sent.Add(3*days), 2*days)
+	commit(t, st, late)
+	if err := st.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, st, old)
+	if got := all(t, st, store.Query{Agent: "a"}); len(got) != 10 || got[0].Seq != 21 {
+		t.Errorf("%d readings left", len(got))
+	}
+	a := find(t, st, "a")
+	e, err := st.Epochs(t.Context(), "a", telemetry.Epoch{}, 1)
+	if err != nil || a.Held != 10 || a.Expired != 20 || e[0].Ledger.Watermark() != 30 || len(e[0].Ledger.Expired) != 1 {
+		t.Errorf("%+v, %+v, %v", a, e, err)
 	}
 }
