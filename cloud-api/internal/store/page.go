@@ -30,7 +30,8 @@ type EpochRef struct {
 	AgentID     int64
 	Agent       string
 	Epoch       telemetry.Epoch
-	First, Last int64 // received times of its readings, Unix nanoseconds
+	First, Last int64  // received times of its first and last reading, Unix nanoseconds; not known to every database
+	Top         uint64 // highest seq held; only from Newest
 }
 
 // Source is how a database gives readings to Scan, within one snapshot.
@@ -123,6 +124,9 @@ func (s *scan) agent(id int64, name string, cur Cursor, from telemetry.Epoch) (f
 		return false, err
 	}
 	for _, e := range epochs {
+		if !s.q.Epoch.IsZero() && e.Epoch != s.q.Epoch {
+			continue
+		}
 		e.Agent = name
 		seq := uint64(0)
 		if cur.Epoch != "" && e.Epoch == from {

@@ -55,6 +55,13 @@ type Store interface {
 	Epochs(ctx context.Context, agent string, below telemetry.Epoch, limit int) ([]Epoch, error)
 	// Readings returns one page.
 	Readings(ctx context.Context, q Query) (Page, error)
+	// Values calls f with the corrected time and the payload of every reading of
+	// one topic in [from, to), ascending by time, until f returns an error, which
+	// Values returns. The payload is only good until f returns.
+	Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error
+	// Newest returns up to limit epochs that got readings, those heard of last
+	// first, each with its highest seq.
+	Newest(ctx context.Context, limit int) ([]EpochRef, error)
 	// Topics returns up to limit topics of an agent after the one given.
 	Topics(ctx context.Context, agent, after string, limit int) ([]Topic, error)
 

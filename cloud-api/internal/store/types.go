@@ -108,10 +108,11 @@ type Reading struct {
 // Query selects readings. Order is by agent name, epoch and seq; Desc turns
 // epoch and seq round within each agent.
 type Query struct {
-	Agent  string // exact; empty: all
-	Topic  string // MQTT topic filter; empty: all
-	From   int64  // corrected time, Unix nanoseconds, inclusive; 0: no bound
-	To     int64  // exclusive; 0: no bound
+	Agent  string          // exact; empty: all
+	Epoch  telemetry.Epoch // only this one, of the one Agent; zero: all
+	Topic  string          // MQTT topic filter; empty: all
+	From   int64           // corrected time, Unix nanoseconds, inclusive; 0: no bound
+	To     int64           // exclusive; 0: no bound
 	Limit  int
 	Cursor string
 	Desc   bool

@@ -3,9 +3,12 @@ package postgres
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,6 +23,52 @@ func (s *Store) Readings(ctx context.Context, q store.Query) (page store.Page, e
 		return err
 	})
 	return page, err
+}
+
+// slack is how much later than it was received a reading may seem to be
+// recorded: by so much the clocks of device and cloud may differ.
+const slack = int64(24 * time.Hour)
+
+// Values implements store.Store. No reading is received long before it was
+// recorded, so older partitions are not looked into.
+func (s *Store) Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error {
+	sum := sha256.Sum256([]byte(topic))
+	return s.view(ctx, func(tx pgx.Tx) error {
+		id, err := agentID(ctx, tx, agent)
+		if err != nil {
+			return err
+		}
+		var number int64
+		err = tx.QueryRow(ctx, "SELECT id FROM topics WHERE agent_id = $1 AND hash = $2", id, sum[:]).Scan(&number)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return failed("find topic", err)
+		}
+		rows, err := tx.Query(ctx, "SELECT corrected, payload FROM readings WHERE topic_id = $1 AND corrected >= $2 AND corrected < $3 AND received >= $4 ORDER BY corrected",
+			number, from, to, from-slack)
+		if err != nil {
+			return failed("read values", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			raw := rows.RawValues()
+			if err := f(int64(binary.BigEndian.Uint64(raw[0])), raw[1]); err != nil {
+				return err
+			}
+		}
+		return failed("read values", rows.Err())
+	})
+}
+
+// Newest implements store.Store.
+func (s *Store) Newest(ctx context.Context, limit int) (out []store.EpochRef, err error) {
+	err = s.view(ctx, func(tx pgx.Tx) error {
+		out, err = source{ctx, tx}.Newest(limit)
+		return err
+	})
+	return out, err
 }
 
 // source is a store.Source within one snapshot.
@@ -51,7 +100,18 @@ func (s source) EpochsFrom(agent int64, from telemetry.Epoch, desc bool) ([]stor
 }
 
 func (s source) Newest(limit int) ([]store.EpochRef, error) {
-	return s.epochs("WHERE e.last_received > 0 ORDER BY e.received_at DESC LIMIT $1", limit)
+	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT $1", limit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		e := &list[i]
+		err := s.tx.QueryRow(s.ctx, "SELECT coalesce(max(seq), 0) FROM readings WHERE epoch_id = $1 AND received BETWEEN $2 AND $3", e.ID, e.First, e.Last).Scan(&e.Top)
+		if err != nil {
+			return nil, failed("look for readings", err)
+		}
+	}
+	return slices.DeleteFunc(list, func(e store.EpochRef) bool { return e.Top == 0 }), nil
 }
 
 func (s source) epochs(where string, args ...any) ([]store.EpochRef, error) {

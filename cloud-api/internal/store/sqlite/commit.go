@@ -118,6 +118,11 @@ func (s *session) save(m *store.Merge, ids map[telemetry.Epoch]int64) error {
 			return unavailable(fmt.Errorf("write ledger: %w", err))
 		}
 	}
+	if len(m.Fresh) > 0 {
+		if _, err := s.exec("UPDATE epochs SET last_received = max(last_received, ?) WHERE id = ?", at, ids[m.Frame.Epoch]); err != nil {
+			return unavailable(fmt.Errorf("write ledger: %w", err))
+		}
+	}
 	if err := s.saveAgent(m.Agent); err != nil {
 		return unavailable(fmt.Errorf("write agent: %w", err))
 	}

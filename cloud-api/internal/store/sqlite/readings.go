@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
@@ -20,6 +21,42 @@ func (s *Store) Readings(ctx context.Context, q store.Query) (page store.Page, e
 		return err
 	})
 	return page, err
+}
+
+// Values implements store.Store.
+func (s *Store) Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error {
+	return s.view(ctx, func(tx *sql.Tx) error {
+		id, err := agentID(ctx, tx, agent)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.QueryContext(ctx, `SELECT r.corrected, r.payload FROM topics t JOIN readings r INDEXED BY readings_by_topic ON r.topic_id = t.id
+			WHERE t.agent_id = ? AND t.name = ? AND r.corrected >= ? AND r.corrected < ? ORDER BY r.corrected`, id, topic, from, to)
+		if err != nil {
+			return failed("read values", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var at int64
+			var payload sql.RawBytes
+			if err := rows.Scan(&at, &payload); err != nil {
+				return failed("read values", err)
+			}
+			if err := f(at, payload); err != nil {
+				return err
+			}
+		}
+		return failed("read values", rows.Err())
+	})
+}
+
+// Newest implements store.Store.
+func (s *Store) Newest(ctx context.Context, limit int) (out []store.EpochRef, err error) {
+	err = s.view(ctx, func(tx *sql.Tx) error {
+		out, err = source{ctx, tx}.Newest(limit)
+		return err
+	})
+	return out, err
 }
 
 // source is a store.Source within one read transaction.
@@ -59,17 +96,28 @@ func (s source) EpochsFrom(agent int64, from telemetry.Epoch, desc bool) ([]stor
 }
 
 func (s source) Newest(limit int) ([]store.EpochRef, error) {
-	return s.epochs("ORDER BY e.received_at DESC LIMIT ?", limit)
+	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT ?", limit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		r, err := s.Bounds(list[i], telemetry.Range{First: 1, Last: ledger.MaxSeq})
+		if err != nil {
+			return nil, err
+		}
+		list[i].Top = r.Last
+	}
+	return slices.DeleteFunc(list, func(e store.EpochRef) bool { return e.Top == 0 }), nil
 }
 
 func (s source) epochs(where string, args ...any) ([]store.EpochRef, error) {
-	rows, err := s.tx.QueryContext(s.ctx, "SELECT e.id, e.ordinal, e.eid, a.id, a.name FROM epochs e JOIN agents a ON a.id = e.agent_id "+where, args...)
+	rows, err := s.tx.QueryContext(s.ctx, "SELECT e.id, e.ordinal, e.eid, a.id, a.name, e.last_received FROM epochs e JOIN agents a ON a.id = e.agent_id "+where, args...)
 	if err != nil {
 		return nil, failed("list epochs", err)
 	}
 	list, err := collect(rows, func() (e store.EpochRef, err error) {
 		var id []byte
-		err = rows.Scan(&e.ID, &e.Epoch.Ordinal, &id, &e.AgentID, &e.Agent)
+		err = rows.Scan(&e.ID, &e.Epoch.Ordinal, &id, &e.AgentID, &e.Agent, &e.Last)
 		copy(e.Epoch.ID[:], id)
 		return e, err
 	})

@@ -32,12 +32,14 @@ CREATE TABLE epochs (
   boot BLOB, -- of the start record, when it has arrived
   not_after INTEGER NOT NULL DEFAULT 0, -- see clock.Timeline
   stale INTEGER NOT NULL DEFAULT 0, -- corrected times are to be made anew; counts how often that was found
+  last_received INTEGER NOT NULL DEFAULT 0, -- of its readings
   received_at INTEGER NOT NULL DEFAULT 0,
   UNIQUE (agent_id, ordinal, eid)
 ) STRICT;
 CREATE INDEX epochs_missing ON epochs(agent_id) WHERE missing > 0;
 CREATE INDEX epochs_boot ON epochs(agent_id, boot) WHERE boot IS NOT NULL;
 
+CREATE INDEX epochs_received ON epochs(last_received) WHERE last_received > 0;
 CREATE INDEX epochs_stale ON epochs(id) WHERE stale > 0;
 
 CREATE TABLE topics (

@@ -62,6 +62,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"TopicsAreListed":                 topicsAreListed,
 		"LateAnchorCorrectsTimes":         lateAnchorCorrectsTimes,
 		"RetentionExpires":                retentionExpires,
+		"ValuesAscendByTime":              valuesAscendByTime,
+		"NewestEpochsHaveTheirTop":        newestEpochsHaveTheirTop,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
@@ -876,5 +878,62 @@ func retentionExpires(t *testing.T, db Database) {
 	e, err := st.Epochs(t.Context(), "a", telemetry.Epoch{}, 1)
 	if err != nil || a.Held != 10 || a.Expired != 20 || e[0].Ledger.Watermark() != 30 || len(e[0].Ledger.Expired) != 1 {
 		t.Errorf("%+v, %+v, %v", a, e, err)
+	}
+}
+
+// Values come in the order of their corrected times, within the bounds, of the
+// one topic, until the caller has enough.
+func valuesAscendByTime(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	f := store.Frame{Agent: "a", Epoch: epoch(1), First: 1, Last: 40, Received: sent}
+	for seq := uint64(1); seq <= 40; seq++ {
+		r := reading(seq, fmt.Sprintf("t/%d", seq%2), fmt.Append(nil, seq))
+		r.At.Wall = sent.UnixNano() - int64(seq) // descends
+		f.Records = append(f.Records, r)
+	}
+	commit(t, st, f)
+	var got []string
+	base := sent.UnixNano()
+	collect := func(at int64, payload []byte) error {
+		got = append(got, string(payload))
+		return nil
+	}
+	if err := st.Values(t.Context(), "a", "t/0", base-10, base-4, collect); err != nil || !slices.Equal(got, []string{"10", "8", "6"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	enough := errors.New("enough")
+	n := 0
+	if err := st.Values(t.Context(), "a", "t/0", 0, base, func(int64, []byte) error { n++; return enough }); !errors.Is(err, enough) || n != 1 {
+		t.Errorf("after %d: %v", n, err)
+	}
+	if err := st.Values(t.Context(), "a", "none", 0, base, collect); err != nil || len(got) != 3 {
+		t.Errorf("unknown topic: %v, %v", got, err)
+	}
+	if err := st.Values(t.Context(), "nobody", "t/0", 0, base, collect); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("unknown agent: %v", err)
+	}
+}
+
+// The newest epochs are those heard of last, with the highest seq of each; one
+// of them can be read alone.
+func newestEpochsHaveTheirTop(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	for n := uint64(1); n <= 3; n++ {
+		f := frame("a", epoch(n), 1, 10*n)
+		f.Received = sent.Add(time.Duration(n) * time.Second)
+		commit(t, st, f)
+	}
+	commit(t, st, with(frame("a", epoch(3), 0, 0), telemetry.OpenEpoch{Epoch: epoch(4), Lowest: 1, Durable: 7})) // has no readings yet
+	list, err := st.Newest(t.Context(), 2)
+	if err != nil || len(list) != 2 || list[0].Epoch != epoch(3) || list[0].Top != 30 || list[0].Agent != "a" || list[1].Epoch != epoch(2) {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if at := sent.Add(3 * time.Second).UnixNano(); list[0].Last != at {
+		t.Errorf("last received %d, want %d", list[0].Last, at)
+	}
+	if got := all(t, st, store.Query{Agent: "a", Epoch: epoch(2), Limit: 7}); len(got) != 20 || got[0].Epoch != epoch(2) {
+		t.Errorf("%d readings of one epoch", len(got))
 	}
 }

@@ -41,7 +41,7 @@ CREATE TABLE epochs (
 CREATE INDEX epochs_missing ON epochs (agent_id) WHERE missing > 0;
 CREATE INDEX epochs_boot ON epochs (agent_id, boot) WHERE boot IS NOT NULL;
 CREATE INDEX epochs_stale ON epochs (id) WHERE stale > 0;
-CREATE INDEX epochs_received ON epochs (received_at);
+CREATE INDEX epochs_received ON epochs (last_received) WHERE last_received > 0;
 
 -- A topic can be longer than an index entry: it is found by its hash.
 CREATE TABLE topics (
