@@ -37,8 +37,8 @@ func cases() []testCase {
 		{name: "sidecar", about: "the agent's pod starts without the sidecar's Secret, and gets it later", play: withoutSecret},
 		{name: "settings", about: "an invalid setting is rolled out and taken back", play: invalidSetting},
 		{name: "users", about: "the agent's pod starts without the users' Secret, and gets it later", play: withoutUsers},
-		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", size: 16 << 10, rate: 50, play: outboxFull},
-		{name: "disk-full", about: "the disk of the edge node is full", size: 64 << 10, rate: 50, needs: both("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
+		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", size: 4 << 10, rate: 100, play: outboxFull},
+		{name: "disk-full", about: "the disk of the edge node is full while the cloud is away", size: 4 << 10, rate: 100, needs: both("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
 		{name: "cut", about: "the network between edge and cloud is cut", needs: both("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
 		{name: "power", about: "the edge node loses power", needs: both("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
 	}
@@ -209,44 +209,47 @@ func cut(ctx context.Context, t *test) (note string, err error) {
 
 // outboxFull shows that a full outbox stops acknowledging, and takes up again when there is room.
 func outboxFull(ctx context.Context, t *test) (string, error) {
-	set := []string{"-n", edgeNamespace, "set", "env", "daemonset/edge-agent", "-c", "edge-agent"}
-	if _, err := kubectl(ctx, append(set, "EDGE_OUTBOX__MAX_BYTES=16MiB", "EDGE_OUTBOX__KEEP_BYTES=0", "EDGE_OUTBOX__RESERVE_BYTES=0")...); err != nil {
-		return "", err
-	}
-	if _, err := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent"); err != nil {
-		return "", err
-	}
-	if err := t.scaleCloud(ctx, 0); err != nil {
-		return "", err
-	}
-	stalled := t.stalls(ctx)
-	if err := t.scaleCloud(context.WithoutCancel(ctx), 1); err != nil {
-		return "", err
-	}
-	if err := t.resumes(ctx); err != nil {
-		return "", errors.Join(stalled, err)
-	}
-	if _, err := kubectl(ctx, append(set, "EDGE_OUTBOX__MAX_BYTES-", "EDGE_OUTBOX__KEEP_BYTES-", "EDGE_OUTBOX__RESERVE_BYTES-")...); err != nil {
-		return "", errors.Join(stalled, err)
-	}
-	_, err := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
-	return "no PUBACK while it was full", errors.Join(stalled, err)
+	return t.full(ctx, []string{"EDGE_OUTBOX__MAX_BYTES=16MiB", "EDGE_OUTBOX__KEEP_BYTES=0", "EDGE_OUTBOX__RESERVE_BYTES=0"}, nil, nil)
 }
 
-// diskFull shows the same of a disk that somebody else filled.
+// diskFull shows the same of a disk that somebody else filled. What the agent has set aside is left out, or filling that would take minutes.
 func diskFull(ctx context.Context, t *test) (string, error) {
-	if err := t.scaleCloud(ctx, 0); err != nil { // nothing is trimmed meanwhile
+	return t.full(ctx, []string{"EDGE_OUTBOX__KEEP_BYTES=0", "EDGE_OUTBOX__RESERVE_BYTES=0"},
+		func() error { return shell(ctx, t.fill, t.data) },
+		func() error { return shell(context.WithoutCancel(ctx), t.free, t.data) })
+}
+
+// full plays a time without room: with settings that leave little of it, and with the cloud away, so that nothing is trimmed.
+func (t *test) full(ctx context.Context, settings []string, fill, free func() error) (string, error) {
+	if err := t.setEdge(ctx, settings...); err != nil {
 		return "", err
 	}
-	err := shell(ctx, t.fill, t.data)
+	err := t.scaleCloud(ctx, 0)
+	if err == nil && fill != nil {
+		err = fill()
+	}
 	if err == nil {
 		err = t.stalls(ctx)
 	}
-	err = errors.Join(err, shell(context.WithoutCancel(ctx), t.free, t.data), t.scaleCloud(context.WithoutCancel(ctx), 1))
-	if err != nil {
-		return "", err
+	if free != nil {
+		err = errors.Join(err, free())
 	}
-	return "no PUBACK while it was full", t.resumes(ctx)
+	err = errors.Join(err, t.scaleCloud(context.WithoutCancel(ctx), 1), t.resumes(ctx))
+	for i, s := range settings {
+		name, _, _ := strings.Cut(s, "=")
+		settings[i] = name + "-" // kubectl's way to take one back
+	}
+	return "no PUBACK while it was full", errors.Join(err, t.setEdge(ctx, settings...))
+}
+
+// setEdge changes the agent's environment and waits for the pod that has it.
+func (t *test) setEdge(ctx context.Context, settings ...string) error {
+	args := append([]string{"-n", edgeNamespace, "set", "env", "daemonset/edge-agent", "-c", "edge-agent"}, settings...)
+	if _, err := kubectl(ctx, args...); err != nil {
+		return err
+	}
+	_, err := settled(ctx, edgeNamespace, "edge-agent", "daemonset/edge-agent")
+	return err
 }
 
 func (t *test) scaleCloud(ctx context.Context, replicas int) error {
