@@ -14,8 +14,11 @@ import (
 // Trim notes what a receipt covers. What it covers may be deleted from now on,
 // and is once nobody needs it kept; nothing that was receipted before becomes
 // unreceipted by it. It returns ErrForeign for another agent's receipt and
-// ErrNeverMade for one that covers seqs this device never made; both count as an
-// alarm and change nothing. Epochs that are unknown here are passed over.
+// ErrNeverMade for one that covers seqs of the current epoch that were never
+// made; both count as an alarm and change nothing. Of an epoch that ended the
+// cloud may well hold more than there is here: the card lost writes or was rolled
+// back, and what is left of the epoch is receipted like any other. Epochs that
+// are unknown here are passed over.
 //
 // The caller has verified the receipt's signature.
 func (o *Outbox) Trim(r telemetry.Receipt) error {
@@ -26,14 +29,14 @@ func (o *Outbox) Trim(r telemetry.Receipt) error {
 		return fmt.Errorf("%w: %q", ErrForeign, r.Agent)
 	}
 	for _, er := range r.Epochs {
-		if e := o.epochs[er.Epoch]; e != nil && highest(er) > e.last {
+		if e := o.epochs[er.Epoch]; e == o.current && highest(er) > e.last {
 			o.stat.neverMade++
 			return fmt.Errorf("%w: epoch %s up to %d, receipt up to %d", ErrNeverMade, er.Epoch, e.last, highest(er))
 		}
 	}
 	for _, er := range r.Epochs {
 		if e := o.epochs[er.Epoch]; e != nil {
-			e.receipt(covered(r, er, e.pins))
+			e.receipt(covered(r, er, e.pins).Within(telemetry.Range{First: 1, Last: e.last}))
 		} else {
 			o.stat.unknownEpochs++
 		}
