@@ -65,6 +65,10 @@ type Store interface {
 	// Topics returns up to limit topics of an agent after the one given.
 	Topics(ctx context.Context, agent, after string, limit int) ([]Topic, error)
 
+	// Acknowledge removes the alarms that frames of the agent raised so far; a
+	// hole stays, since it follows from the ledger.
+	Acknowledge(ctx context.Context, agent string) error
+
 	// Reject keeps a bounded sample of an event that nobody's signature vouches
 	// for, and counts it.
 	Reject(ctx context.Context, r Rejected) error

@@ -67,3 +67,15 @@ func (s *Store) Enrol(ctx context.Context, tokenID, agent string, key ed25519.Pu
 		return failed("enrol", tx.SendBatch(ctx, &b).Close())
 	})
 }
+
+// Acknowledge implements store.Store.
+func (s *Store) Acknowledge(ctx context.Context, agent string) error {
+	return s.write(ctx, func(tx pgx.Tx) error {
+		id, err := agentID(ctx, tx, agent)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "DELETE FROM alarms WHERE agent_id = $1", id)
+		return failed("acknowledge alarms", err)
+	})
+}

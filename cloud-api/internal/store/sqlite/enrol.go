@@ -68,15 +68,8 @@ func (s *Store) Enrol(ctx context.Context, tokenID, agent string, key ed25519.Pu
 		if err := t.Check(agent, again, at); err != nil {
 			return err
 		}
-		return unavailableOrNil(ses.enrol(tokenID, agent, key, again, at))
+		return failed("enrol", ses.enrol(tokenID, agent, key, again, at))
 	})
-}
-
-func unavailableOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return unavailable(fmt.Errorf("enrol: %w", err))
 }
 
 func (s *session) enrol(tokenID, agent string, key ed25519.PublicKey, again bool, at time.Time) error {
@@ -91,4 +84,16 @@ func (s *session) enrol(tokenID, agent string, key ed25519.PublicKey, again bool
 	_, err := s.exec("INSERT INTO agents (name, key, enrolled_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET key = excluded.key, enrolled_at = excluded.enrolled_at",
 		agent, []byte(key), at.UnixNano())
 	return err
+}
+
+// Acknowledge implements store.Store.
+func (s *Store) Acknowledge(ctx context.Context, agent string) error {
+	return s.write.do(ctx, func(ses *session) error {
+		a, err := ses.agent(agent)
+		if err != nil {
+			return err
+		}
+		_, err = ses.exec("DELETE FROM alarms WHERE agent_id = ?", a.ID)
+		return failed("acknowledge alarms", err)
+	})
 }

@@ -55,7 +55,7 @@ func (s *Store) retainEpoch(ctx context.Context, e store.EpochRef, cutoff int64)
 		if err != nil || r.Len() == 0 {
 			return err
 		}
-		err = s.write.do(ctx, func(ses *session) error { return unavailableOrNil(ses.expire(e, r)) })
+		err = s.write.do(ctx, func(ses *session) error { return failed("remove old readings", ses.expire(e, r)) })
 		if err != nil {
 			return err
 		}

@@ -143,7 +143,7 @@ func (s *Store) correct(ctx context.Context, epoch, stale int64) error {
 	for next != 0 {
 		err := s.write.do(ctx, func(ses *session) (err error) {
 			next, err = ses.correct(epoch, next)
-			return unavailableOrNil(err)
+			return failed("correct times", err)
 		})
 		if err != nil {
 			return err
@@ -151,7 +151,7 @@ func (s *Store) correct(ctx context.Context, epoch, stale int64) error {
 	}
 	return s.write.do(ctx, func(ses *session) error {
 		_, err := ses.exec("UPDATE epochs SET stale = 0 WHERE id = ? AND stale = ?", epoch, stale)
-		return unavailableOrNil(err)
+		return failed("correct times", err)
 	})
 }
 

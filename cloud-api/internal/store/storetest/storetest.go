@@ -695,6 +695,15 @@ func cloneIsAnAlarm(t *testing.T, db Database) {
 	if got := all(t, st, store.Query{Agent: "a"}); len(got) != 4 {
 		t.Errorf("%d readings: both are to be stored", len(got))
 	}
+	if err := st.Acknowledge(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	if a := find(t, st, "a"); len(a.Alarms) != 0 {
+		t.Errorf("after somebody looked at them: %+v", a.Alarms)
+	}
+	if err := st.Acknowledge(t.Context(), "nobody"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("unknown agent: %v", err)
+	}
 }
 
 // Restarts are ordinary, also when a broker delivers frames of the process
