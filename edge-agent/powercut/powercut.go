@@ -10,7 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // go-fuse takes its logger from there
 	"os"
 	"syscall"
 	"time"
