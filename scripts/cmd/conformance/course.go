@@ -47,6 +47,9 @@ const warmUp = 1500 * time.Millisecond
 // A sidecar's own longest pause between two attempts is half a minute.
 const catchUpLimit = 90 * time.Second
 
+// controlLimit is how long what was destroyed may take to turn up: it will not.
+const controlLimit = 10 * time.Second
+
 // watched runs the faults while the programs run: when one of them ends by
 // itself, the rest is pointless.
 func (c *course) watched(ctx context.Context) ([]row, error) {
@@ -102,7 +105,7 @@ func (c *course) trial(ctx context.Context, f fault) (row, error) {
 	}
 	healed := time.Now()
 	r.Evidence, r.Lasted = evidence, healed.Sub(begin).Seconds()
-	settled := c.stack.Settle(ctx, uint64(c.rate), catchUpLimit)
+	settled := c.recover(ctx, healed)
 	r.CaughtUp = time.Since(healed).Seconds()
 	if settled != nil {
 		r.fault("%v", settled)
@@ -142,18 +145,38 @@ func (f *fleet) end() error {
 	}
 }
 
+// recover waits until the cloud has heard of the device since the fault, and
+// less is on its way than comes in within a second, while more comes in.
+func (c *course) recover(ctx context.Context, healed time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, healed.Add(catchUpLimit))
+	defer cancel()
+	for {
+		agent, err := c.stack.Client().Agent(ctx, c.stack.Edge.ID)
+		if err == nil && agent.LastSeen.After(healed) {
+			return c.stack.Settle(ctx, uint64(c.rate), catchUpLimit)
+		}
+		if pause(ctx, 20*time.Millisecond) != nil {
+			return fmt.Errorf("no frame came to the cloud within %v: %w", catchUpLimit, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
 // count reads everything back until it is whole, or for too long.
 func (c *course) count(ctx context.Context, r *row, f fault, healed time.Time) error {
 	limit := time.Now().Add(catchUpLimit)
+	if f.control {
+		limit = time.Now().Add(controlLimit)
+	}
 	for first := true; ; first = false {
-		wrong := c.stack.Settle(ctx, 0, time.Until(limit))
+		left := max(time.Until(limit), time.Second)
+		wrong := c.stack.Settle(ctx, 0, left)
 		if err := c.compare(ctx, r); err != nil {
 			return err
 		}
 		if !first {
 			r.CaughtUp = time.Since(healed).Seconds()
 		}
-		if r.whole() && wrong == nil && c.raised(f.alarms, r.Alarms) {
+		if wrong == nil && r.whole(f) {
 			break
 		}
 		if time.Now().After(limit) {
@@ -210,19 +233,9 @@ func (c *course) compare(ctx context.Context, r *row) error {
 	return nil
 }
 
-// raised reports whether every kind that is wanted was raised.
-func (c *course) raised(want []string, have map[string]uint64) bool {
-	for _, kind := range want {
-		if have[kind] == 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // judge decides, and takes note of where the next fault begins.
 func (c *course) judge(r *row, f fault) {
-	r.judge(f.alarms, c.rate)
+	r.judge(f, c.rate)
 	if c.alarms == nil {
 		c.alarms = map[string]uint64{}
 	}

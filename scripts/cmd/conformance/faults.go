@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,9 +11,13 @@ import (
 
 // fault is something that may happen.
 type fault struct {
-	name   string
-	about  string
-	alarms []string // kinds that the cloud must raise; it must raise no others
+	name  string
+	about string
+	must  []string // kinds of alarm that the cloud must raise
+	may   []string // kinds that it may; it must raise no others
+	// control: acknowledged messages must be found missing, for the fault does
+	// what nothing can make good. It is run only when it is asked for.
+	control bool
 	// does it all, and returns when it is over, with words that prove it.
 	does func(ctx context.Context, c *course) (evidence string, err error)
 }
@@ -20,10 +25,61 @@ type fault struct {
 // faults are all that the suite knows, in the order in which they are run.
 func faults() []fault {
 	return []fault{
+		{name: "boot-without-broker", about: "agent and both sidecars start with no broker there", does: bootWithoutBroker},
 		{name: "broker-killed", about: "SIGKILL, started again after a while", does: brokerKilled},
 		{name: "broker-wiped", about: "killed, and started again with nothing of what it held", does: brokerWiped},
+		{name: "edge-sidecar-killed", about: "SIGKILL, started again after a while", does: edgeSidecarKilled},
+		{name: "cloud-sidecar-killed", about: "SIGKILL, started again after a while", does: cloudSidecarKilled},
 		{name: "agent-killed", about: "SIGKILL three times", does: agentKilled},
+		{name: "cloud-killed", about: "SIGKILL three times, each after a commit and before its receipt", does: cloudKilled},
+		{name: "card-rolled-back", about: "a copy of the agent's folder, made while it ran, is put back", must: []string{"went-back"}, does: cardRolledBack},
+		{name: "image-put-back", about: "the same, but copied while the agent was off", must: []string{"went-back"}, does: imagePutBack},
+		{name: "agent-cloned", about: "a copy of the agent's folder runs as a second agent", must: []string{"clone"}, may: []string{"went-back"}, does: agentCloned},
+		{name: "cloud-rolled-back", about: "an older copy of the cloud's database is put back", must: []string{"restored"}, does: cloudRolledBack},
+		{name: "frames-disordered", about: "frames repeated, delayed, overtaken; answers to them lost", does: framesDisordered},
+		{name: "answers-stopped", about: "the cloud takes frames and answers none of them", does: answersStopped},
+		{name: "network-cut", about: "the edge's network refuses and resets", does: networkCut},
+		{name: "network-silent", about: "the edge's network carries nothing and says nothing", does: networkSilent},
+		{name: "outbox-deleted", about: "control: what waits on the device is deleted, and must be found missing", control: true, does: outboxDeleted},
 	}
+}
+
+func bootWithoutBroker(ctx context.Context, c *course) (string, error) {
+	s := c.stack
+	programs := []*process.Process{s.Edge.Sidecar, s.Cloud.Sidecar, s.Edge.Agent}
+	for _, p := range programs {
+		if err := p.Kill(); err != nil {
+			return "", err
+		}
+	}
+	if err := s.Broker.Wipe(); err != nil {
+		return "", err
+	}
+	for _, p := range programs {
+		if err := p.Start(); err != nil {
+			return "", err
+		}
+	}
+	if err := s.AgentReady(ctx); err != nil {
+		return "", err
+	}
+	away := c.either(8*time.Second, 40*time.Second)
+	if err := pause(ctx, away); err != nil {
+		return "", err
+	}
+	for _, p := range programs {
+		if !p.Running() {
+			return "", fmt.Errorf("%s ended while there was no broker", p.Name())
+		}
+	}
+	waiting, err := c.waiting(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := s.Broker.Start(); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d records waited after %v", waiting, away), s.BrokerReady(ctx)
 }
 
 func brokerKilled(ctx context.Context, c *course) (string, error) {
@@ -38,6 +94,16 @@ func brokerWiped(ctx context.Context, c *course) (string, error) {
 	return "its data deleted", restart(ctx, c.stack.Broker.Process, time.Second, c.stack.BrokerReady)
 }
 
+func edgeSidecarKilled(ctx context.Context, c *course) (string, error) {
+	away := c.either(3*time.Second, 20*time.Second)
+	return fmt.Sprintf("away for %v", away), restart(ctx, c.stack.Edge.Sidecar, away, nil)
+}
+
+func cloudSidecarKilled(ctx context.Context, c *course) (string, error) {
+	away := c.either(3*time.Second, 20*time.Second)
+	return fmt.Sprintf("away for %v", away), restart(ctx, c.stack.Cloud.Sidecar, away, nil)
+}
+
 func agentKilled(ctx context.Context, c *course) (string, error) {
 	for range 3 {
 		if err := restart(ctx, c.stack.Edge.Agent, 200*time.Millisecond, c.stack.AgentReady); err != nil {
@@ -48,6 +114,47 @@ func agentKilled(ctx context.Context, c *course) (string, error) {
 		}
 	}
 	return "3 kills", nil
+}
+
+// cloudKilled holds the receipts back, so that the next commit is surely one
+// without a receipt, and kills the cloud as soon as that commit shows.
+func cloudKilled(ctx context.Context, c *course) (string, error) {
+	const kills = 3
+	for range kills {
+		if err := c.killAfterCommit(ctx); err != nil {
+			return "", err
+		}
+		if err := c.stack.Cloud.API.Start(); err != nil {
+			return "", err
+		}
+		if err := c.stack.CloudReady(ctx); err != nil {
+			return "", err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d kills, each with commits that no receipt told of", kills), nil
+}
+
+func (c *course) killAfterCommit(ctx context.Context) error {
+	s := c.stack
+	if err := s.Cloud.Receipts.Cut(); err != nil {
+		return err
+	}
+	before, err := c.held(ctx)
+	for held := before; err == nil && held == before; held, err = c.held(ctx) {
+		err = pause(ctx, 5*time.Millisecond)
+	}
+	err = errors.Join(err, s.Cloud.API.Kill())
+	if err != nil {
+		return err
+	}
+	waiting, err := c.waiting(ctx)
+	if err == nil && waiting == 0 {
+		err = errors.New("the device had a receipt for everything: the kill would prove nothing")
+	}
+	return errors.Join(err, s.Cloud.Receipts.Heal())
 }
 
 // restart kills p, leaves it away for a while, starts it and waits until it is
@@ -66,12 +173,4 @@ func restart(ctx context.Context, p *process.Process, away time.Duration, ready 
 		return nil
 	}
 	return ready(ctx)
-}
-
-// either returns what fits the form of the suite that is run.
-func (c *course) either(short, long time.Duration) time.Duration {
-	if c.long {
-		return long
-	}
-	return short
 }

@@ -46,7 +46,7 @@ raised the alarms that the fault calls for and no others.
 
 Flags:
   --broker LIST     nats, mqtt (or mosquitto), redis, rabbitmq, kafka (default: all)
-  --fault LIST      of the faults below (default: all)
+  --fault LIST      of the faults below (default: all but the control)
   --for DURATION    sensors publish at least this long in each fault (default 8s)
   --rate N          messages a second, of all sensors together (default 200)
   --sensors N       how many sensors publish, 1 to 100 (default 10)
@@ -93,7 +93,8 @@ func parse(args []string, out io.Writer) (options, error) {
 
 // choose picks brokers and faults; an empty list is all of them.
 func (o *options) choose(brokers, names string) error {
-	o.brokers, o.faults = broker.Kinds(), faults()
+	o.brokers = broker.Kinds()
+	o.faults = slices.DeleteFunc(faults(), func(f fault) bool { return f.control })
 	if brokers != "" {
 		o.brokers = nil
 		for name := range strings.SplitSeq(brokers, ",") {

@@ -26,6 +26,8 @@ type Agent struct {
 	Unexplained uint64  `json:"unexplained"` // records that nobody accounts for
 	Redelivered uint64  `json:"redelivered"` // readings that a publisher sent with DUP
 	Alarms      []Alarm `json:"alarms"`
+
+	LastSeen time.Time `json:"last_seen"` // when its last frame came
 }
 
 // Alarm is something about an agent that should never be.

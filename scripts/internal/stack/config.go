@@ -20,7 +20,7 @@ store:
   sqlite: {path: %q}
 keys: {dir: %q}
 `, s.addr.cloudPublic, s.addr.cloudApp, filepath.Join(dir, "app-token"), sidecar,
-		filepath.Join(dir, "readings.db"), filepath.Join(dir, "keys"))
+		s.Database(), filepath.Join(dir, "keys"))
 }
 
 func (s *Stack) edgeConfig(e *Edge, sidecar string) string {

@@ -144,6 +144,9 @@ func (s *Stack) Failed() <-chan error { return s.group.Failed() }
 // Dir is the folder with the data and the logs.
 func (s *Stack) Dir() string { return s.o.Dir }
 
+// Database is the path of the cloud's database; SQLite's own files lie beside it.
+func (s *Stack) Database() string { return filepath.Join(s.o.Dir, "cloud", "readings.db") }
+
 // Client reads from the cloud.
 func (s *Stack) Client() cloud.Client { return cloud.Client{URL: s.Cloud.URL} }
 
