@@ -419,3 +419,21 @@ func (c *cloud) backup() map[telemetry.Epoch]*account {
 	}
 	return out
 }
+
+// hide takes records off the shelf; the function it returns puts them back.
+func (m *memory) hide(e telemetry.Epoch, r telemetry.Range) (back func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	hidden := map[uint64]telemetry.Record{}
+	for s := r.First; s <= r.Last; s++ {
+		hidden[s] = m.epochs[e].recs[s]
+		delete(m.epochs[e].recs, s)
+	}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for s, rec := range hidden {
+			m.epochs[e].recs[s] = rec
+		}
+	}
+}

@@ -53,6 +53,8 @@ type world struct {
 	onFrame  func(f sealed, topic string)
 	seen     func(f sealed, r telemetry.Record) // each reading when the cloud first has it
 
+	loses func(f sealed) bool  // decides for each frame; nil: none
+	tune  func(*Uplink)        // before Run
 	also  func(receipt []byte) // hears every receipt too
 	speed int                  // bytes a second that the link carries; 0: as much as you like
 	free  time.Time            // when the link has carried what it was given
@@ -87,6 +89,9 @@ func (w *world) run() {
 	}
 	up.seal, up.open = w.code.seal, w.code.open
 	up.rand = rand.New(rand.NewPCG(w.rand.Uint64(), 2))
+	if w.tune != nil {
+		w.tune(up)
+	}
 	w.mu.Lock()
 	w.up = up
 	w.mu.Unlock()
@@ -126,7 +131,7 @@ func (w *world) Publish(ctx context.Context, topic string, data []byte) error {
 		return errors.New("broker is busy")
 	}
 	copies := 1
-	if w.chance(w.bad.drop) {
+	if w.chance(w.bad.drop) || w.loses != nil && w.loses(f) {
 		copies = 0
 	} else if w.chance(w.bad.double) {
 		copies = 2
