@@ -42,6 +42,8 @@ type errand struct {
 	Full     Policy
 	Grace    time.Duration
 	NoSync   bool
+	Watch    bool // tell what a reader sees
+	Unfenced bool // and let it see what bbolt shows
 	Confirm  bool // receipt some of what there is now and then
 	Limit    int  // records of each producer; 0: for ever
 }
@@ -110,6 +112,14 @@ func (e errand) produceAll(ctx context.Context, box *Outbox, t *teller) {
 	for who := range 3 {
 		workers.Go(func() { e.produce(ctx, box, t, who) })
 	}
+	wctx, end := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if e.Watch {
+			watch(wctx, box, t, e.Unfenced)
+		}
+	}()
 	pctx, stop := context.WithCancel(ctx)
 	confirmed := make(chan struct{})
 	go func() {
@@ -121,6 +131,11 @@ func (e errand) produceAll(ctx context.Context, box *Outbox, t *teller) {
 	workers.Wait()
 	stop()
 	<-confirmed
+	if e.Watch {
+		time.Sleep(100 * time.Millisecond) // what a failed fsync left is there to be seen
+	}
+	end()
+	<-watched
 }
 
 func (e errand) produce(ctx context.Context, box *Outbox, t *teller, who int) {

@@ -207,7 +207,7 @@ func (o *Outbox) write(recs []telemetry.Record) error {
 	o.stamp(&h)
 	states := o.takeStates()
 	start := time.Now()
-	used, err := l.commit(&h, recs, states)
+	used, err := l.commit([]part{{&h, recs}}, states)
 	if err != nil {
 		if noSpace(err) {
 			o.log.Warn("outbox: disk is full", "error", err)

@@ -201,13 +201,24 @@ func putStates(tx *bolt.Tx, states []state) error {
 	return nil
 }
 
+// part is what a transaction adds to one run.
+type part struct {
+	head *head // brought up to date
+	recs []telemetry.Record
+}
+
 // commit writes records and states in one transaction. What it returns nil for is
 // on the disk. An error for which noSpace is true means that nothing was changed.
-func (w *writer) commit(h *head, recs []telemetry.Record, states []state) (used int64, err error) {
+func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 	w.arena = w.arena[:0]
 	err = guard(func() error {
 		return w.db.Update(func(tx *bolt.Tx) error {
-			return errors.Join(w.put(tx, h, recs), w.putTopics(tx), w.putLosses(tx, h.Epoch, recs), putStates(tx, states))
+			for _, p := range parts {
+				if err := errors.Join(w.put(tx, p.head, p.recs), w.putLosses(tx, p.head.Epoch, p.recs)); err != nil {
+					return err
+				}
+			}
+			return errors.Join(w.putTopics(tx), putStates(tx, states))
 		})
 	})
 	if err != nil {
@@ -321,7 +332,7 @@ func (o *Outbox) bear(temp string, limit int64, h *head, first []telemetry.Recor
 	if err = reserve(temp, limit, false); err != nil {
 		return nil, err
 	}
-	if l.used, err = l.commit(h, first, states); err != nil {
+	if l.used, err = l.commit([]part{{h, first}}, states); err != nil {
 		return nil, err
 	}
 	l.file, err = os.Open(temp)

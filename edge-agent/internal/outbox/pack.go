@@ -36,6 +36,9 @@ func (o *Outbox) chores() error {
 // packSome makes one pack if there are enough small files, and reports whether it
 // is worth calling again.
 func (o *Outbox) packSome() (more bool, err error) {
+	if o.live == nil {
+		return false, nil // a process that appends nothing changes nothing
+	}
 	files := o.smallFiles()
 	if len(files) < o.opts.packFrom {
 		return false, nil
@@ -58,9 +61,6 @@ func (o *Outbox) packSome() (more bool, err error) {
 func (o *Outbox) smallFiles() []*segment {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.live == nil {
-		return nil // a process that appends nothing changes nothing
-	}
 	var out []*segment
 	for _, f := range o.files {
 		past := len(f.runs) > 0 && f.runs[0].epoch != o.current
@@ -75,8 +75,12 @@ func (o *Outbox) smallFiles() []*segment {
 // no pack made.
 func (o *Outbox) pack(files []*segment) error {
 	var runs []*run
+	heads := map[runKey]head{}
 	for _, f := range files {
 		runs = append(runs, f.runs...)
+		if err := o.collectHeads(f, heads); err != nil {
+			return o.suspect(f, err)
+		}
 	}
 	sort.SliceStable(runs, func(i, j int) bool {
 		if c := runs[i].epoch.id.Compare(runs[j].epoch.id); c != 0 {
@@ -89,15 +93,43 @@ func (o *Outbox) pack(files []*segment) error {
 		return err
 	}
 	for _, r := range runs {
+		p.next = heads[runKey{r.epoch.id, r.seqs.First}]
 		if err = o.packRun(p, r); err != nil {
-			if isDamage(err) || errors.Is(err, errPanic) {
-				o.condemn(r.file, err)
-				err = errors.Join(errNoRoom, err)
-			}
+			err = o.suspect(r.file, err)
 			break
 		}
 	}
 	return o.finishPack(p, err)
+}
+
+type runKey struct {
+	epoch telemetry.Epoch
+	first uint64
+}
+
+func (o *Outbox) collectHeads(f *segment, into map[runKey]head) error {
+	h, err := o.handles.get(o, f)
+	if err != nil {
+		return err
+	}
+	defer o.handles.put(h)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	heads, err := h.rd.heads()
+	for _, x := range heads {
+		into[runKey{x.Epoch, x.Seqs.First}] = x
+	}
+	return err
+}
+
+// suspect condemns a file that gave err if that says it is damaged. The pack is
+// then tried again without it.
+func (o *Outbox) suspect(f *segment, err error) error {
+	if isDamage(err) || errors.Is(err, errPanic) {
+		o.condemn(f, err)
+		return errors.Join(errNoRoom, err)
+	}
+	return err
 }
 
 func (o *Outbox) packRun(p *packer, r *run) error {
@@ -108,11 +140,6 @@ func (o *Outbox) packRun(p *packer, r *run) error {
 	defer o.handles.put(h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	heads, err := h.rd.heads()
-	if err != nil {
-		return err
-	}
-	p.like(heads, r)
 	var perr error
 	all := map[telemetry.Epoch]ranges.Set{r.epoch.id: {r.seqs}}
 	err = guard(func() error {
@@ -128,10 +155,11 @@ func (o *Outbox) packRun(p *packer, r *run) error {
 type packer struct {
 	writer
 	path    string
-	head    head // of the run in hand
+	head    head // of the run in hand, as far as it is in parts or on the disk
 	next    head // what the next run says of clocks
 	recs    []telemetry.Record
-	bytes   int
+	parts   []part // of runs that ended, not written yet
+	bytes   int    // of recs and parts
 	runs    []head
 	records uint64
 	noSync  bool
@@ -150,15 +178,6 @@ func (o *Outbox) newPacker() (*packer, error) {
 	return &packer{writer: writer{db: db, pack: true}, path: path, noSync: o.opts.noSync}, nil
 }
 
-// like has the next run take over what a head says of clocks.
-func (p *packer) like(heads []head, r *run) {
-	for _, h := range heads {
-		if h.Epoch == r.epoch.id && h.Seqs.First == r.seqs.First {
-			p.next = h
-		}
-	}
-}
-
 // add appends a record if it is wanted and not there yet. Records come ordered by
 // epoch and seq; a gap begins another run.
 func (p *packer) add(e telemetry.Epoch, wanted map[telemetry.Epoch]ranges.Set, rec telemetry.Record) error {
@@ -170,9 +189,7 @@ func (p *packer) add(e telemetry.Epoch, wanted map[telemetry.Epoch]ranges.Set, r
 		if p.head.Epoch == e && p.head.Seqs.First > 0 && rec.Seq <= last {
 			return nil // there already: two files held it
 		}
-		if err := p.endRun(); err != nil {
-			return err
-		}
+		p.endRun()
 		h := p.next
 		p.head = head{Epoch: e, Seqs: telemetry.Range{First: rec.Seq, Last: rec.Seq - 1}, Ran: h.Ran, Up: h.Up, Synced: h.Synced, Boot: h.Boot, Clean: h.Clean}
 	}
@@ -184,31 +201,42 @@ func (p *packer) add(e telemetry.Epoch, wanted map[telemetry.Epoch]ranges.Set, r
 	return nil
 }
 
+// flush writes what has gathered, in one transaction: a commit for each of ten
+// thousand runs would take as long as ten thousand commits.
 func (p *packer) flush() error {
-	if len(p.recs) == 0 {
+	if len(p.recs) > 0 {
+		p.parts = append(p.parts, part{&p.head, p.recs})
+		p.recs = nil
+	}
+	if len(p.parts) == 0 {
 		return nil
 	}
-	_, err := p.commit(&p.head, p.recs, nil)
-	clear(p.recs)
-	p.recs, p.bytes = p.recs[:0], 0
+	_, err := p.commit(p.parts, nil)
+	for _, x := range p.parts {
+		if x.head != &p.head {
+			p.runs = append(p.runs, *x.head)
+		}
+	}
+	p.parts, p.bytes = nil, 0
 	return err
 }
 
-func (p *packer) endRun() error {
-	if err := p.flush(); err != nil {
-		return err
+// endRun ends the run in hand.
+func (p *packer) endRun() {
+	if p.head.Epoch.IsZero() {
+		return
 	}
-	if p.head.Seqs.Len() > 0 {
-		p.runs = append(p.runs, p.head)
-	}
-	return nil
+	h := p.head
+	p.parts = append(p.parts, part{&h, p.recs})
+	p.recs, p.head = nil, head{}
 }
 
 // finishPack makes a pack durable and takes it into the catalogue; or removes it
 // if err is set or nothing is in it.
 func (o *Outbox) finishPack(p *packer, err error) error {
 	if err == nil {
-		err = p.endRun()
+		p.endRun()
+		err = p.flush()
 	}
 	var used int64
 	if err == nil {
