@@ -60,11 +60,11 @@ func undisturbed(ctx context.Context, t *test) (string, error) {
 
 func deletePod(namespace, app, owner string) func(context.Context, *test) (string, error) {
 	return func(ctx context.Context, _ *test) (string, error) {
-		p, err := theOnly(ctx, namespace, app)
-		if err != nil {
-			return "", err
+		ps, err := pods(ctx, namespace, app)
+		if err != nil || len(ps) == 0 {
+			return "", errors.Join(err, errors.New("no pod of "+app))
 		}
-		if _, err := kubectl(ctx, "-n", namespace, "delete", "pod", p.name, "--wait=true"); err != nil {
+		if _, err := kubectl(ctx, "-n", namespace, "delete", "pod", ps[0].name, "--wait=true"); err != nil {
 			return "", err
 		}
 		return settled(ctx, namespace, app, owner)
@@ -81,23 +81,25 @@ func rollout(namespace, owner string) func(context.Context, *test) (string, erro
 	}
 }
 
-// settled waits for the owner's pods and tells how soon the new one was ready.
+// settled waits for the owner's pods and tells how soon the youngest was ready.
 func settled(ctx context.Context, namespace, app, owner string) (string, error) {
 	if _, err := kubectl(ctx, "-n", namespace, "rollout", "status", owner, "--timeout=180s"); err != nil {
 		return "", err
 	}
-	var note string
-	err := until(ctx, time.Minute, "one ready pod of "+app, func() error {
-		p, err := theOnly(ctx, namespace, app)
-		if err == nil && !p.ready {
-			err = errors.New(p.name + " is not ready")
-		}
-		if err == nil {
-			note = fmt.Sprintf("ready %.0f s after the node took it on", p.since.Sub(p.start).Seconds())
+	var youngest pod
+	err := until(ctx, time.Minute, "ready pods of "+app, func() error {
+		ps, err := pods(ctx, namespace, app)
+		for _, p := range ps {
+			if !p.ready {
+				err = errors.Join(err, errors.New(p.name+" is not ready"))
+			}
+			if p.start.After(youngest.start) {
+				youngest = p
+			}
 		}
 		return err
 	})
-	return note, err
+	return fmt.Sprintf("ready %.0f s after the node took it on", youngest.since.Sub(youngest.start).Seconds()), err
 }
 
 func evict(ctx context.Context, _ *test) (string, error) {
@@ -133,7 +135,7 @@ func withoutSecret(ctx context.Context, t *test) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := apply(ctx, secret(edgeNamespace, "holdfast-nats", map[string]string{"HOLDFAST_NATS_URL": natsURL})); err != nil {
+	if err := apply(ctx, secret(edgeNamespace, "holdfast-nats", t.nats)); err != nil {
 		return "", err
 	}
 	if err := restartEdge(ctx); err != nil {

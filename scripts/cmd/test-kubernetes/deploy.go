@@ -19,7 +19,8 @@ const (
 	edgeNamespace  = "holdfast-edge"
 	cloudNamespace = "holdfast"
 	mqttUser       = "sensors"
-	natsURL        = "nats://nats.holdfast.svc:4222"
+	natsHost       = "nats.holdfast.svc"
+	natsURL        = "nats://" + natsHost + ":4222"
 )
 
 type object = map[string]any
@@ -70,30 +71,26 @@ func (t *test) deploy(ctx context.Context) error {
 }
 
 func (t *test) deployCloud(ctx context.Context) error {
-	t.screen.Event("deploying the cloud's half")
+	t.screen.Event("deploying the cloud's half, %s", t.half())
 	t.access, t.password = rand.Text(), rand.Text()
 	sum := sha256.Sum256([]byte(t.access))
-	dir, err := t.overlay("cloud", fmt.Sprintf(`resources: [BASE/cloud-api/kubernetes/overlays/dev]
-images:
-- {name: ghcr.io/holdfast-edge/cloud-api, newTag: %[1]s}
-patches:
-- target: {kind: Deployment|StatefulSet}
-  patch: |-
-    - op: add
-      path: /spec/template/spec/affinity
-      value: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
-        {matchExpressions: [{key: holdfast.dev/role, operator: NotIn, values: [edge]}]}]}}}
-- target: {kind: Deployment}
-  patch: |-
-    - op: replace
-      path: /spec/template/metadata/annotations/dapr.io~1sidecar-image
-      value: ghcr.io/holdfast-edge/daprd-edge:%[1]s
-`, t.tag))
+	dir, err := t.overlay("cloud", fmt.Sprintf(cloudOverlay, t.tag, t.half()))
 	if err != nil {
 		return err
 	}
-	if err := apply(ctx, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": cloudNamespace}},
-		secret(cloudNamespace, "holdfast-access", map[string]string{"tokens": hex.EncodeToString(sum[:]) + " test\n"})); err != nil {
+	objects := []any{
+		object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": cloudNamespace}},
+		secret(cloudNamespace, "holdfast-access", map[string]string{"tokens": hex.EncodeToString(sum[:]) + " test\n"}),
+	}
+	t.nats = map[string]string{"HOLDFAST_NATS_URL": natsURL}
+	if t.dsn != "" {
+		more, err := t.production(ctx)
+		if err != nil {
+			return err
+		}
+		objects = append(objects, more...)
+	}
+	if err := apply(ctx, objects...); err != nil {
 		return err
 	}
 	if _, err := kubectl(ctx, "apply", "-k", dir); err != nil {
@@ -106,6 +103,31 @@ patches:
 	}
 	return nil
 }
+
+func (t *test) half() string {
+	if t.dsn != "" {
+		return "production"
+	}
+	return "dev"
+}
+
+// cloudOverlay keeps the cloud's pods off the edge nodes, so that a cut lies between the two.
+const cloudOverlay = `resources: [BASE/cloud-api/kubernetes/overlays/%[2]s]
+images:
+- {name: ghcr.io/holdfast-edge/cloud-api, newTag: %[1]s}
+patches:
+- target: {kind: Deployment|StatefulSet|Job}
+  patch: |-
+    - op: add
+      path: /spec/template/spec/affinity
+      value: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
+        {matchExpressions: [{key: holdfast.dev/role, operator: NotIn, values: [edge]}]}]}}}
+- target: {kind: Deployment}
+  patch: |-
+    - op: replace
+      path: /spec/template/metadata/annotations/dapr.io~1sidecar-image
+      value: ghcr.io/holdfast-edge/daprd-edge:%[1]s
+`
 
 func (t *test) deployEdge(ctx context.Context) error {
 	t.screen.Event("deploying the edge's half on %s", t.node)
@@ -147,7 +169,7 @@ patches:
 	t.users = usersSecret(string(hash))
 	if err := apply(ctx, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": edgeNamespace}},
 		t.users,
-		secret(edgeNamespace, "holdfast-nats", map[string]string{"HOLDFAST_NATS_URL": natsURL}),
+		secret(edgeNamespace, "holdfast-nats", t.nats),
 		secret(edgeNamespace, "holdfast-enrol", map[string]string{"token": token})); err != nil {
 		return err
 	}

@@ -27,11 +27,12 @@ type options struct {
 	rate     float64
 	only     []string
 	keep     bool
+	dsn      string
 }
 
 const about = `usage: scripts/test-kubernetes [options]
 
-Deploys k3s/overlays/pi and cloud-api/kubernetes/overlays/dev, each with small changes, to the cluster of the current KUBECONFIG, into the
+Deploys k3s/overlays/pi and cloud-api/kubernetes/overlays/dev (or production), each with small changes, to the cluster of the current KUBECONFIG, into the
 namespaces holdfast-edge and holdfast, which must not exist. Dapr must be installed, and a node must have the label holdfast.dev/role=edge.
 On that node a folder (--data) must exist, be empty and belong to user 65532: install -d -o 65532 -g 65532 -m 700 FOLDER.
 
@@ -58,6 +59,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.StringVar(&o.data, "data", "/var/lib/holdfast-test", "`FOLDER` on the edge node for the outbox")
 	fs.StringVar(&o.tag, "tag", "dev", "`TAG` of our images")
 	fs.StringVar(&o.node, "node", "", "edge `NODE`; empty: the first one with the label")
+	fs.StringVar(&o.dsn, "production", "", "deploy overlays/production instead, over an empty PostgreSQL database: `DSN` as its pods reach it")
 	fs.StringVar(&o.cut, "cut", "", "`COMMAND` that cuts the edge node off")
 	fs.StringVar(&o.heal, "heal", "", "`COMMAND` that ends the cut")
 	fs.StringVar(&o.kill, "kill", "", "`COMMAND` that cuts the edge node's power")

@@ -27,9 +27,10 @@ type test struct {
 
 	agent       string // its id: the node's name
 	nodeAddress string
-	access      string // token for the cloud's API
-	password    string // of the sensors
-	users       object // the Secret with the sensors' user
+	access      string            // token for the cloud's API
+	password    string            // of the sensors
+	users       object            // the Secret with the sensors' user
+	nats        map[string]string // what the edge's sidecar connects with
 	relay       *relay
 	book        *oracle.Oracle // of the case that runs
 }

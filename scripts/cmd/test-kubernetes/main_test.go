@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
+)
+
+// A command line that would test less than it seems to is refused.
+func TestOptions(t *testing.T) {
+	f := func(want string, args ...string) {
+		t.Helper()
+		_, err := parse(args, io.Discard)
+		if got := ""; err != nil {
+			got = err.Error()
+			if want == "" || !strings.Contains(got, want) {
+				t.Errorf("%v: %s, want %q", args, got, want)
+			}
+		} else if want != "" {
+			t.Errorf("%v: no error, want %q", args, want)
+		}
+	}
+	f("")
+	f("", "-only", "cut,power", "-outage", "10s")
+	f("no case is called", "-only", "cuts")
+	f("needs --load", "-archive", "x.tar")
+	f("above 0", "-rate", "0")
+	f("unexpected argument", "now")
+}
+
+// A case that the cluster cannot play is skipped with a reason, never passed.
+func TestSkippedIsNotPassed(t *testing.T) {
+	for _, c := range cases() {
+		if c.name != "cut" {
+			continue
+		}
+		if why := c.missing(options{cut: "x"}); !strings.Contains(why, "--heal") {
+			t.Errorf("got %q, want the missing option", why)
+		}
+		if why := c.missing(options{cut: "x", heal: "y"}); why != "" {
+			t.Errorf("skipped although it could be played: %s", why)
+		}
+	}
+	r := result{name: "cut", skipped: "for a reason", verdict: oracle.Verdict{Passed: true}}
+	if r.passed() || !strings.Contains(r.line(), "for a reason") {
+		t.Errorf("passed %v: %s", r.passed(), r.line())
+	}
+	if failed := (result{verdict: oracle.Verdict{Passed: true}, err: errors.New("x")}); failed.passed() {
+		t.Error("a case with an error passed")
+	}
+}
+
+// The relay reaches the agent wherever it is now, and ends a session whose agent is gone.
+func TestRelayFollowsTheAgent(t *testing.T) {
+	where := make(chan string, 1)
+	r, err := newRelay(func(context.Context) ([]string, error) {
+		a := <-where
+		where <- a
+		return []string{"127.0.0.1:1", a}, nil // nobody listens at the first
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go r.run(t.Context())
+	for _, greeting := range []string{"first", "second"} {
+		agent, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		where <- agent.Addr().String()
+		go func() {
+			conn, err := agent.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, greeting)
+			_, _ = conn.Close(), agent.Close()
+		}()
+		conn, err := net.Dial("tcp", r.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		got, err := io.ReadAll(conn)
+		if err != nil || string(got) != greeting {
+			t.Errorf("got %q, %v, want %q and the end", got, err, greeting)
+		}
+		<-where
+	}
+}
+
+// The brokers' certificate is good for clients of the Service and for the brokers among themselves.
+func TestCertificates(t *testing.T) {
+	files, err := certificates("nats.example", "*.pods.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(files["ca.crt"])) {
+		t.Fatal("no authority")
+	}
+	block, _ := pem.Decode([]byte(files["tls.crt"]))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"nats.example", "nats-0.pods.example"} {
+		for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+			if _, err := cert.Verify(x509.VerifyOptions{DNSName: host, Roots: roots, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+				t.Errorf("%s: %v", host, err)
+			}
+		}
+	}
+}
