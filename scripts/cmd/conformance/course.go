@@ -47,6 +47,9 @@ const warmUp = 1500 * time.Millisecond
 // A sidecar's own longest pause between two attempts is half a minute.
 const catchUpLimit = 90 * time.Second
 
+// alarmLimit is how long the cloud may take to raise an alarm once it is whole.
+const alarmLimit = 20 * time.Second
+
 // controlLimit is how long what was destroyed may take to turn up: it will not.
 const controlLimit = 10 * time.Second
 
@@ -176,7 +179,7 @@ func (c *course) count(ctx context.Context, r *row, f fault, healed time.Time) e
 		if !first {
 			r.CaughtUp = time.Since(healed).Seconds()
 		}
-		if wrong == nil && r.whole(f) {
+		if wrong == nil && r.whole() && (r.raised(f) || time.Since(healed) > alarmLimit) {
 			break
 		}
 		if time.Now().After(limit) {
