@@ -65,4 +65,6 @@ func faults(t *testing.T, w *way, s *testbed.Server) {
 	w.edge.Kill()
 	w.startEdge()
 	w.both(soon)
+
+	w.restartAgents(soon)
 }

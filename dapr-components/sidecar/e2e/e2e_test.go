@@ -21,6 +21,8 @@ const (
 	frameSize = 512 << 10 // the largest frame that an agent cuts
 )
 
+var receipts = client.SubscriptionOptions{PubsubName: "holdfast", Topic: "down." + agent, Metadata: map[string]string{"rawPayload": "true"}}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	testbed.Clean()
@@ -38,7 +40,9 @@ type way struct {
 	client   client.Client
 	cloudAPI client.Client
 	receipts *inbox
-	ctx      context.Context // ends with the test
+
+	ctx       context.Context // ends with the test
+	stopAgent context.CancelFunc
 }
 
 // newWay starts both sidecars with the files of a broker's folder. The broker need not be there.
@@ -69,7 +73,44 @@ func (w *way) startEdge() {
 	w.t.Helper()
 	w.edge = testbed.NewSidecar(w.t, "edge-agent", w.resources("edge"), 0, w.env...)
 	w.client = w.edge.Client()
-	go w.receipts.listen(w.ctx, w.client)
+	w.startAgent()
+}
+
+// startAgent opens the streaming subscription of an agent, after closing that of the one before.
+func (w *way) startAgent() {
+	if w.stopAgent != nil {
+		w.stopAgent()
+	}
+	ctx, stop := context.WithCancel(w.ctx)
+	w.stopAgent = stop
+	go w.receipts.listen(ctx, w.client)
+}
+
+// restartAgents replaces the agent three times by another that dies with a receipt in its hand, and then by one that works.
+func (w *way) restartAgents(within time.Duration) {
+	w.t.Helper()
+	for range 3 {
+		w.stopAgent()
+		w.stuckAgent()
+		w.startAgent()
+		w.down(random(w.t, 2000), within)
+	}
+}
+
+// stuckAgent takes one receipt, never answers it, and dies.
+func (w *way) stuckAgent() {
+	ctx, stop := context.WithTimeout(w.ctx, 10*time.Second)
+	defer stop()
+	sub, err := w.client.Subscribe(ctx, receipts)
+	if err != nil {
+		return
+	}
+	sent := make(chan error, 1)
+	go func() {
+		sent <- w.cloudAPI.PublishEvent(ctx, "holdfast", "down."+agent, []byte("in hand"), client.PublishEventWithRawPayload())
+	}()
+	_, _ = sub.Receive() // nothing within ten seconds will do as well
+	<-sent
 }
 
 // up publishes from the edge until it arrives at the cloud, as an agent does that hears no receipt, and fails when it does not.
@@ -175,7 +216,7 @@ func (i *inbox) listen(ctx context.Context, c client.Client) {
 }
 
 func (i *inbox) listenOnce(ctx context.Context, c client.Client) {
-	sub, err := c.Subscribe(ctx, client.SubscriptionOptions{PubsubName: "holdfast", Topic: "down." + agent, Metadata: map[string]string{"rawPayload": "true"}})
+	sub, err := c.Subscribe(ctx, receipts)
 	if err != nil {
 		return
 	}

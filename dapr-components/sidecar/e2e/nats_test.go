@@ -64,6 +64,7 @@ func TestNATSSidecarsKilled(t *testing.T) {
 	w.edge.Kill()
 	w.startEdge()
 	w.both(30 * time.Second)
+	w.restartAgents(30 * time.Second)
 }
 
 // A second cloud sidecar shares the work with the first, and takes all of it when the first is gone.

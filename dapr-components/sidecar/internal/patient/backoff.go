@@ -11,6 +11,9 @@ import (
 const (
 	firstWait = 500 * time.Millisecond
 	maxWait   = 30 * time.Second
+
+	firstPause = 250 * time.Millisecond
+	maxPause   = 5 * time.Second
 )
 
 // backoff is full jitter: a wait of anything up to a bound that doubles. Its zero value is ready.
@@ -20,7 +23,20 @@ func (b *backoff) reset() { b.bound = 0 }
 
 func (b *backoff) sleep(ctx context.Context) {
 	b.bound = min(max(2*b.bound, firstWait), maxWait)
-	t := time.NewTimer(rand.N(b.bound))
+	sleep(ctx, rand.N(b.bound))
+}
+
+// pause is how long the n-th refusal in a row is held back: 125 to 250 ms, doubling up to 2.5 to 5 s.
+func pause(n int32) time.Duration {
+	d := maxPause
+	if n < 8 {
+		d = min(firstPause<<max(n-1, 0), maxPause)
+	}
+	return d/2 + rand.N(d/2)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -28,7 +28,7 @@ const dialTimeout = 10 * time.Second
 // publishes that it only holds in memory, and is not given an unacknowledged message again before it reconnects. So a second
 // connection stands watch, and the component lives only as long as that one.
 func MQTT() Broker {
-	return Broker{New: mqtt3.NewMQTTPubSub, Required: []string{"url"}, Prepare: freshClientID, Watch: watchMQTT, Renew: true}
+	return Broker{New: mqtt3.NewMQTTPubSub, Required: []string{"url"}, Prepare: freshClientID, Watch: watchMQTT, Renew: true, Insist: true}
 }
 
 // Redis is Dapr's redis. It can be pinged, and must not be left alone without its server: it logs an error at every turn.
@@ -37,14 +37,15 @@ func Redis() Broker {
 }
 
 // RabbitMQ is Dapr's rabbitmq. It reconnects by itself, but writes three lines about it every three seconds, which is a lot in a week; so
-// it is not left alone either. It says "published" when its caller's time is over, which Publish here corrects.
+// it is not left alone either. A subscription that ended keeps its consumer on the channel, with whatever is sent to it. It says "published" when its caller's time is over, which Publish here corrects.
 func RabbitMQ() Broker {
-	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}, Watch: watchRabbitMQ}
+	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}, Watch: watchRabbitMQ, Renew: true}
 }
 
-// Kafka is Dapr's kafka. It reconnects by itself, and writes a line every second while it cannot.
+// Kafka is Dapr's kafka. It reconnects by itself, and writes a line every second while it cannot. A subscription that ends may take a newer
+// one of its topic with it.
 func Kafka() Broker {
-	return Broker{New: kafka.NewKafka, Required: []string{"brokers"}, Ping: dialKafka}
+	return Broker{New: kafka.NewKafka, Required: []string{"brokers"}, Ping: dialKafka, Renew: true}
 }
 
 // freshClientID gives each connection without a session an id of its own: a client left behind by a failed Init would otherwise take

@@ -26,6 +26,7 @@ type life struct {
 	inner   pubsub.PubSub
 	ping    func(context.Context) error // nil: it cannot be asked
 	renew   bool
+	insist  bool
 	log     logger.Logger
 	lost    <-chan struct{} // closed when the watching connection is gone; nil: not watched
 	unwatch func()
@@ -43,7 +44,7 @@ type life struct {
 
 func newLife(b Broker, log logger.Logger) *life {
 	l := &life{
-		inner: b.New(log), renew: b.Renew, log: log, unwatch: func() {},
+		inner: b.New(log), renew: b.Renew, insist: b.Insist, log: log, unwatch: func() {},
 		slots: make(chan struct{}, maxInFlight), topics: map[string]bool{},
 	}
 	l.ctx, l.end = context.WithCancelCause(context.Background())
@@ -150,22 +151,30 @@ func (l *life) count(err error) {
 	}
 }
 
-// subscribe makes the subscription in the background, again and again until it stands.
-func (l *life) subscribe(s *subscription) {
+// resubscribe is subscribe for a topic that may have been subscribed in this life: if so, and if the broker wants that, the next life does it.
+func (l *life) resubscribe(s *subscription) {
 	l.mu.Lock()
 	again := l.topics[s.req.Topic]
-	l.topics[s.req.Topic] = true
 	l.mu.Unlock()
 	if again && l.renew {
 		l.end(fmt.Errorf("topic %s is subscribed again", s.req.Topic))
-		return // the next life subscribes it
+		return
 	}
+	l.subscribe(s)
+}
+
+// subscribe makes the subscription in the background, again and again until it stands.
+func (l *life) subscribe(s *subscription) {
+	l.mu.Lock()
+	l.topics[s.req.Topic] = true
+	l.mu.Unlock()
 	l.wg.Go(func() {
 		ctx, cancel := context.WithCancel(s.ctx)
 		context.AfterFunc(l.ctx, cancel) // it ends with either
+		handler := l.deliver(ctx, s.handler)
 		var wait backoff
 		for ctx.Err() == nil && l.ctx.Err() == nil {
-			err := guard(func() error { return l.inner.Subscribe(ctx, s.req, s.handler) })
+			err := guard(func() error { return l.inner.Subscribe(ctx, s.req, handler) })
 			if err == nil || ctx.Err() != nil {
 				return
 			}
@@ -173,6 +182,26 @@ func (l *life) subscribe(s *subscription) {
 			wait.sleep(l.ctx)
 		}
 	})
+}
+
+// deliver makes the pauses that most components lack between a refusal and the next delivery: without them a subscription that the runtime is
+// about to end is asked in a loop so tight that its end never comes. Where the broker would not deliver again, the handler is
+// asked again here, until it takes the message or the subscription ends.
+func (l *life) deliver(ctx context.Context, h pubsub.Handler) pubsub.Handler {
+	var failures atomic.Int32
+	return func(mctx context.Context, m *pubsub.NewMessage) error {
+		for {
+			err := h(mctx, m)
+			if err == nil {
+				failures.Store(0)
+				return nil
+			}
+			sleep(ctx, pause(failures.Add(1)))
+			if !l.insist || ctx.Err() != nil {
+				return err
+			}
+		}
+	}
 }
 
 // close ends the subscriptions and closes the component, and waits for neither longer than closeTimeout.

@@ -39,8 +39,11 @@ type Broker struct {
 	Watch func(ctx context.Context, props map[string]string) (lost <-chan struct{}, stop func(), err error)
 	// Ping, if set, asks the broker for those that have no Ping of their own.
 	Ping func(ctx context.Context, props map[string]string) error
-	// Renew makes a new component when a topic is subscribed a second time: for those that cannot have a message delivered again otherwise.
+	// Renew makes a new component when a topic is subscribed a second time: for those that keep something of the first time, as
+	// messages that nobody acknowledged.
 	Renew bool
+	// Insist asks a handler that failed again and again: for those that deliver a message once a connection.
+	Insist bool
 }
 
 // Component implements pubsub.PubSub round another one. Make it with Broker.Wrap.
@@ -216,15 +219,20 @@ func (c *Component) Subscribe(ctx context.Context, req pubsub.SubscribeRequest, 
 	c.subs = append(c.subs, s)
 	context.AfterFunc(ctx, func() { c.remove(s) })
 	if c.life != nil {
-		c.life.subscribe(s)
+		c.life.resubscribe(s)
 	}
 	return nil
 }
 
+// remove forgets a subscription that has ended. Components that know only one handler a topic may forget another's with it.
 func (c *Component) remove(s *subscription) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.subs = slices.DeleteFunc(c.subs, func(o *subscription) bool { return o == s })
+	shared := slices.ContainsFunc(c.subs, func(o *subscription) bool { return o.req.Topic == s.req.Topic })
+	if shared && c.broker.Renew && c.life != nil {
+		c.life.end(fmt.Errorf("topic %s lost one of its subscribers", s.req.Topic))
+	}
 }
 
 // Close ends everything. A component that does not let itself be closed within five seconds is left behind.

@@ -101,6 +101,13 @@ func (f *fake) Subscribe(_ context.Context, req pubsub.SubscribeRequest, h pubsu
 	return nil
 }
 
+func (f *fake) deliver(topic string) error {
+	f.mu.Lock()
+	h := f.subs[topic]
+	f.mu.Unlock()
+	return h(context.Background(), &pubsub.NewMessage{Topic: topic})
+}
+
 func (f *fake) topics() (ts []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -364,6 +371,85 @@ func TestRenewOnSecondSubscribe(t *testing.T) {
 		time.Sleep(maxWait)
 		if w.count() != 2 || !slices.Equal(w.last().topics(), []string{"down", "other"}) {
 			t.Errorf("%d components, the last with %q, want 2 with down and other", w.count(), w.last().topics())
+		}
+	})
+}
+
+// Two subscribers of one topic do not make components for ever; when one ends the other gets a new one, which knows only it.
+func TestRenewWithTwoSubscribers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		c := begin(t, Broker{New: w.new, Renew: true})
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, ctx := range []context.Context{ctx, t.Context()} {
+			if err := c.Subscribe(ctx, pubsub.SubscribeRequest{Topic: "down"}, handle); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		if w.count() != 2 {
+			t.Errorf("%d components were made for two subscribers, want 2", w.count())
+		}
+		cancel()
+		time.Sleep(maxWait)
+		if w.count() != 3 || !slices.Equal(w.last().topics(), []string{"down"}) {
+			t.Errorf("%d components, the last with %q, want 3 with down", w.count(), w.last().topics())
+		}
+	})
+}
+
+// A refusal reaches the component after a pause that grows, so that a message that is given back at once is not asked for in a loop.
+func TestRefusalIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		c := begin(t, Broker{New: w.new})
+		time.Sleep(time.Second)
+		refused := errors.New("not now")
+		var calls int
+		h := func(context.Context, *pubsub.NewMessage) error { calls++; return refused }
+		if err := c.Subscribe(t.Context(), pubsub.SubscribeRequest{Topic: "t"}, h); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		began := time.Now()
+		for range 10 {
+			if err := w.last().deliver("t"); !errors.Is(err, refused) {
+				t.Errorf("got %v, want the handler's error", err)
+			}
+		}
+		if d := time.Since(began); calls != 10 || d < 10*time.Second || d > time.Minute {
+			t.Errorf("%d calls in %v, want 10 in 10 s to a minute", calls, d)
+		}
+	})
+}
+
+// With Insist a handler is asked until it takes the message; an end of the subscription ends that as well.
+func TestInsistAsksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		c := begin(t, Broker{New: w.new, Insist: true})
+		time.Sleep(time.Second)
+		var calls int
+		h := func(context.Context, *pubsub.NewMessage) error {
+			if calls++; calls < 5 {
+				return errors.New("not now")
+			}
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := c.Subscribe(ctx, pubsub.SubscribeRequest{Topic: "t"}, h); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := w.last().deliver("t"); err != nil || calls != 5 {
+			t.Errorf("got %v after %d calls, want nil after 5", err, calls)
+		}
+		calls = -1000
+		time.AfterFunc(10*time.Second, cancel)
+		began := time.Now()
+		if err := w.last().deliver("t"); err == nil || time.Since(began) > 11*time.Second {
+			t.Errorf("got %v after %v, want an error when the subscription ends", err, time.Since(began))
 		}
 	})
 }
