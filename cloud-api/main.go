@@ -4,9 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,9 +12,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/api"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
@@ -37,7 +36,9 @@ const usage = `usage: cloud-api COMMAND [--config FILE] …
     --prefix P           agents whose id begins with P
     --uses N             how many devices it enrols (default 1)
     --ttl 1h             until it expires (default 1h)
-  access create NAME     make an access token: print it, and the line for public.access.tokens_file on standard error
+  access create NAME     make an access token and print it; the line for public.access.tokens_file goes to standard error
+    --role read|admin    what it may do (default read)
+    --agents a,pi-*      the agents it may see (default all)
   version                print the version
 `
 
@@ -196,15 +197,35 @@ func checkGrant(g enrol.Grant) error {
 
 // access makes an access token. Only its hash is to be kept.
 func access(args []string, out, errOut io.Writer) error {
-	if len(args) != 2 || args[0] != "create" {
-		return fmt.Errorf("%w: cloud-api access create NAME", errUsage)
+	if len(args) < 2 || args[0] != "create" {
+		return fmt.Errorf("%w: cloud-api access create NAME [--role read|admin] [--agents a,pi-*]", errUsage)
 	}
-	text := rand.Text()
-	sum := sha256.Sum256([]byte(text))
-	if _, err := fmt.Fprintf(errOut, "line for public.access.tokens_file:\n%s %s\n", hex.EncodeToString(sum[:]), args[1]); err != nil {
+	fs := flag.NewFlagSet("access create", flag.ContinueOnError)
+	fs.SetOutput(errOut)
+	role := fs.String("role", "read", "read or admin")
+	agents := fs.String("agents", "", "the agents it may see")
+	if err := fs.Parse(args[2:]); err != nil {
+		return errors.Join(errUsage, err)
+	}
+	c := api.Caller{Name: args[1], Role: api.Reader}
+	switch *role {
+	case "read":
+	case "admin":
+		c.Role = api.Admin
+	default:
+		return fmt.Errorf("%w: --role = %q: want read or admin", errUsage, *role)
+	}
+	if *agents != "" {
+		c.Agents = strings.Split(*agents, ",")
+	}
+	text, line, err := api.NewToken(c)
+	if err != nil {
+		return fmt.Errorf("%w: name %q, --agents = %q: want a name of A-Z a-z 0-9 . _ -, and agent ids or beginnings with a *", errUsage, c.Name, *agents)
+	}
+	if _, err := fmt.Fprintf(errOut, "line for public.access.tokens_file:\n%s\n", line); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, text)
+	_, err = fmt.Fprintln(out, text)
 	return err
 }
 

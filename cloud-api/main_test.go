@@ -55,7 +55,8 @@ func TestTokenIsPrintedAlone(t *testing.T) {
 func TestUsageErrors(t *testing.T) {
 	file := settings(t)
 	for _, args := range [][]string{
-		{}, {"serve"}, {"run", "--confg", file}, {"check", "extra"}, {"token"}, {"token", "delete"}, {"access", "create"},
+		{}, {"serve"}, {"run", "--confg", file}, {"check", "extra"}, {"token"}, {"token", "delete"}, {"access", "create"}, {"access", "create", "a b"},
+		{"access", "create", "a", "--role", "root"}, {"access", "create", "a", "--agents", "A"},
 		{"token", "create", "--config", file, "--uses", "0"}, {"token", "create", "--config", file, "--agent", "A B"},
 		{"token", "create", "--config", file, "--agent", "a", "--uses", "2"}, {"token", "create", "--config", file, "--agent", "a", "--prefix", "b"},
 		{"token", "create", "--config", file, "--ttl", "-1h"}, {"check", "--config", "/does/not/exist"},
@@ -79,8 +80,8 @@ func TestSmallCommands(t *testing.T) {
 			t.Errorf("%s: %q, %v", args, out, err)
 		}
 	}
-	out, errOut, err := call(t, "access", "create", "grafana")
-	if err != nil || strings.Contains(errOut, strings.TrimSpace(out)) || !strings.Contains(errOut, " grafana") {
+	out, errOut, err := call(t, "access", "create", "grafana", "--agents", "a,pi-*")
+	if err != nil || strings.Contains(errOut, strings.TrimSpace(out)) || !strings.Contains(errOut, " grafana read a,pi-*") {
 		t.Errorf("%q, %q, %v", out, errOut, err)
 	}
 }

@@ -1,12 +1,13 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
-	"github.com/gofiber/fiber/v2"
-
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/format"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/problem"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
@@ -69,29 +70,43 @@ func epochText(e telemetry.Epoch) string {
 	return e.String()
 }
 
-func (s *Server) agents(c *fiber.Ctx) error {
-	p := parameters(c, "after", "limit")
-	after, limit := p.agent("after"), p.limit(1000, 1000)
-	if p.fault != nil {
-		return p.fault
+func (s *Server) agents(r *request) error {
+	after, limit := r.agent("after"), r.number("limit", 1000, 1000)
+	if r.fault != nil {
+		return r.fault
 	}
 	ctx, cancel := work()
 	defer cancel()
-	list, err := s.opt.Store.Agents(ctx, after, limit)
+	list, next, err := s.visible(ctx, &r.caller, after, limit)
 	if err != nil {
 		return failure(err)
 	}
 	out := struct {
 		Agents []agentJSON `json:"agents"`
 		Next   string      `json:"next,omitempty"`
-	}{Agents: []agentJSON{}}
+	}{Agents: []agentJSON{}, Next: next}
 	for i := range list {
 		out.Agents = append(out.Agents, agentOf(&list[i]))
 	}
-	if len(list) == limit {
-		out.Next = list[limit-1].Name
+	return r.JSON(out)
+}
+
+// visible lists the agents that the caller may see. A page may be short: next
+// tells whether there are more.
+func (s *Server) visible(ctx context.Context, who *Caller, after string, limit int) (out []store.Agent, next string, err error) {
+	list, err := s.opt.Store.Agents(ctx, after, limit)
+	if err != nil {
+		return nil, "", err
 	}
-	return c.JSON(out)
+	if len(list) == limit {
+		next = list[limit-1].Name
+	}
+	for _, a := range list {
+		if who.sees(a.Name) {
+			out = append(out, a)
+		}
+	}
+	return out, next, nil
 }
 
 // epochJSON is one ledger.
@@ -182,21 +197,20 @@ func reason(r telemetry.Reason) string {
 	return "other"
 }
 
-func (s *Server) agent(c *fiber.Ctx) error {
-	p := parameters(c, "below", "limit")
-	name, err := agentParam(c)
+func (s *Server) agent(r *request) error {
+	name, err := r.agentInPath()
 	if err != nil {
 		return err
 	}
 	var below telemetry.Epoch
-	if t := p.text("below"); t != "" {
+	if t := r.text("below"); t != "" {
 		if below, err = telemetry.ParseEpoch(t); err != nil {
-			p.fail("below: %s", err)
+			r.fail("below: %s", err)
 		}
 	}
-	limit := p.limit(100, 1000)
-	if p.fault != nil {
-		return p.fault
+	limit := r.number("limit", 100, 1000)
+	if r.fault != nil {
+		return r.fault
 	}
 	ctx, cancel := work()
 	defer cancel()
@@ -219,26 +233,44 @@ func (s *Server) agent(c *fiber.Ctx) error {
 	if len(epochs) == limit {
 		out.Next = epochs[limit-1].Epoch.String()
 	}
-	return c.JSON(out)
+	return r.JSON(out)
 }
 
-func agentParam(c *fiber.Ctx) (string, error) {
-	name, err := url.PathUnescape(c.Params("id"))
+// agentInPath returns the agent that the path names, if the caller may see it.
+func (r *request) agentInPath() (string, error) {
+	name, err := url.PathUnescape(r.Params("id"))
 	if err != nil || telemetry.ValidateAgent(name) != nil {
 		return "", problem.New(http.StatusNotFound, "no agent can have this id")
 	}
-	return name, nil
+	if !r.caller.sees(name) {
+		return "", problem.New(http.StatusNotFound, "not known here")
+	}
+	return strings.Clone(name), nil
 }
 
-func (s *Server) topics(c *fiber.Ctx) error {
-	p := parameters(c, "after", "limit")
-	name, err := agentParam(c)
+// acknowledge removes the alarms of an agent that somebody has looked at.
+func (s *Server) acknowledge(r *request) error {
+	name, err := r.agentInPath()
 	if err != nil {
 		return err
 	}
-	after, limit := p.text("after"), p.limit(1000, 10000)
-	if p.fault != nil {
-		return p.fault
+	ctx, cancel := work()
+	defer cancel()
+	if err := s.opt.Store.Acknowledge(ctx, name); err != nil {
+		return failure(err)
+	}
+	s.opt.Logger.Info("api: alarms acknowledged", "agent", name, "by", r.caller.Name)
+	return r.SendStatus(http.StatusNoContent)
+}
+
+func (s *Server) topics(r *request) error {
+	name, err := r.agentInPath()
+	if err != nil {
+		return err
+	}
+	after, limit := r.text("after"), r.number("limit", 1000, 10000)
+	if r.fault != nil {
+		return r.fault
 	}
 	ctx, cancel := work()
 	defer cancel()
@@ -255,10 +287,10 @@ func (s *Server) topics(c *fiber.Ctx) error {
 		Next   string      `json:"next,omitempty"`
 	}{Topics: []topicJSON{}}
 	for _, t := range list {
-		out.Topics = append(out.Topics, topicJSON{t.Name, instantText(t.Last)})
+		out.Topics = append(out.Topics, topicJSON{t.Name, format.Instant(t.Last)})
 	}
 	if len(list) == limit {
 		out.Next = list[limit-1].Name
 	}
-	return c.JSON(out)
+	return r.JSON(out)
 }

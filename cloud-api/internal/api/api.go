@@ -1,6 +1,7 @@
 // Package api is what people and programs ask the cloud: agents, their ledgers,
-// readings, and enrolment. It reads the store and never changes it, but for
-// enrolment, and answers every error as a problem document.
+// readings, series, live readings, and enrolment. It reads the store and changes
+// nothing in it but enrolments and alarms that somebody looked at, and answers
+// every error as a problem document.
 package api
 
 import (
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/feed"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/problem"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -33,6 +35,13 @@ type Store interface {
 	Topics(ctx context.Context, agent, after string, limit int) ([]store.Topic, error)
 	Quarantine(ctx context.Context, below int64, limit int) ([]store.Quarantined, error)
 	QuarantinedFrame(ctx context.Context, id int64) (store.Quarantined, error)
+	Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error
+	Acknowledge(ctx context.Context, agent string) error
+}
+
+// Feed shows live readings.
+type Feed interface {
+	Watch(ctx context.Context, since int64) (*feed.Watcher, error)
 }
 
 // Enroller lets devices in.
@@ -45,7 +54,8 @@ type Options struct {
 	Store     Store
 	Enroller  Enroller
 	Ready     func(ctx context.Context) (notes []string, err error) // why the server is not ready, or what is worth knowing
-	Access    Access
+	Access    *Access                                               // nil: everybody may do everything
+	Feed      Feed
 	Dashboard func(fiber.Router) error
 	Version   string
 	Logger    *slog.Logger
@@ -56,6 +66,7 @@ type Options struct {
 type Server struct {
 	opt   Options
 	fiber *fiber.App
+	limit *limiter
 }
 
 // requestTime bounds the work on one request.
@@ -63,47 +74,19 @@ const requestTime = 10 * time.Second
 
 // New returns a Server; Serve starts it. It fails when the dashboard does.
 func New(o Options) (*Server, error) {
-	s := &Server{opt: o}
+	s := &Server{opt: o, limit: newLimiter()}
 	s.fiber = fiber.New(fiber.Config{
 		BodyLimit: 64 << 10, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		ReadBufferSize:        16 << 10, // headers: tokens of an identity provider are several KiB
 		DisableStartupMessage: true, ErrorHandler: problem.Handler(o.Logger),
 		StreamRequestBody: false,
 	})
+	s.fiber.Server().HeaderReceived = streamTimeouts
 	s.fiber.Use(requestID, accessLog(o.Logger), problem.Recover(o.Logger), securityHeaders)
 	if err := s.routes(); err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-func (s *Server) routes() error {
-	f := s.fiber
-	f.Get("/healthz", func(c *fiber.Ctx) error { return c.SendString("ok\n") })
-	f.Get("/readyz", s.readyz)
-	f.Post("/v1/enrol", s.enrol)
-	f.Use(s.opt.Access.Check)
-	f.Get("/metrics", adaptor.HTTPHandler(promhttp.HandlerFor(s.opt.Gatherer, promhttp.HandlerOpts{})))
-	f.Get("/v1/agents", s.agents)
-	f.Get("/v1/agents/:id", s.agent)
-	f.Get("/v1/agents/:id/topics", s.topics)
-	f.Get("/v1/readings", s.readings)
-	f.Get("/v1/quarantine", s.quarantine)
-	f.Get("/v1/quarantine/:id", s.quarantined)
-	var err error
-	if s.opt.Dashboard != nil {
-		err = s.opt.Dashboard(f)
-	}
-	f.Use(nothing)
-	return err
-}
-
-// nothing answers what no route does.
-func nothing(c *fiber.Ctx) error {
-	if m := c.Method(); m != http.MethodGet && m != http.MethodHead || c.Path() == "/v1/enrol" {
-		return problem.New(http.StatusMethodNotAllowed, "this address does not take "+strings.Clone(m))
-	}
-	return problem.New(http.StatusNotFound, "there is nothing at this address")
 }
 
 // Serve answers on ln until Shutdown.
@@ -112,14 +95,20 @@ func (s *Server) Serve(ln net.Listener) error { return s.fiber.Listener(ln) }
 // Shutdown stops listening and waits for the requests in hand.
 func (s *Server) Shutdown(ctx context.Context) error { return s.fiber.ShutdownWithContext(ctx) }
 
-func (s *Server) readyz(c *fiber.Ctx) error {
+func (s *Server) healthz(r *request) error { return r.SendString("ok\n") }
+
+func (s *Server) metrics(r *request) error {
+	return adaptor.HTTPHandler(promhttp.HandlerFor(s.opt.Gatherer, promhttp.HandlerOpts{}))(r.Ctx)
+}
+
+func (s *Server) readyz(r *request) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	notes, err := s.opt.Ready(ctx)
 	if err != nil {
 		return problem.New(http.StatusServiceUnavailable, "not ready: "+err.Error())
 	}
-	return c.SendString(strings.Join(append([]string{"ready"}, notes...), "\nnote: ") + "\n")
+	return r.SendString(strings.Join(append([]string{"ready"}, notes...), "\nnote: ") + "\n")
 }
 
 // work gives a request's work its time limit.
@@ -143,8 +132,8 @@ func failure(err error) error {
 	return err
 }
 
-func (s *Server) enrol(c *fiber.Ctx) error {
-	req, err := telemetry.ParseEnrolRequest(c.Request().Body())
+func (s *Server) enrol(r *request) error {
+	req, err := telemetry.ParseEnrolRequest(r.Request().Body())
 	if err != nil {
 		return problem.New(http.StatusBadRequest, err.Error())
 	}
@@ -159,5 +148,14 @@ func (s *Server) enrol(c *fiber.Ctx) error {
 		return failure(err)
 	}
 	s.opt.Logger.Info("api: agent enrolled", "agent", req.Agent, "token", req.TokenID, "key", telemetry.Fingerprint(ed25519.PublicKey(req.PublicKey)))
-	return c.JSON(resp)
+	return r.JSON(resp)
+}
+
+// me tells the caller what it may do; the dashboard asks it first.
+func (s *Server) me(r *request) error {
+	role := "read"
+	if r.caller.Role == Admin {
+		role = "admin"
+	}
+	return r.JSON(fiber.Map{"name": r.caller.Name, "role": role, "agents": r.caller.Agents, "version": s.opt.Version})
 }

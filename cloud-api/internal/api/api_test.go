@@ -1,11 +1,10 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/api"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/dashboard"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/feed"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -41,7 +41,7 @@ type site struct {
 
 var received = time.Date(2026, 5, 4, 10, 0, 0, 123456789, time.UTC)
 
-func open(t *testing.T, access api.Access) *site {
+func open(t *testing.T, access *api.Access) *site {
 	t.Helper()
 	st, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "cloud.db")})
 	if err != nil {
@@ -52,8 +52,12 @@ func open(t *testing.T, access api.Access) *site {
 		t.Fatal(err)
 	}
 	s := &site{t: t, store: st, root: root}
+	live := feed.New(feed.Options{Store: st, Watchers: 3, Logger: slog.New(slog.DiscardHandler)})
+	work, stopWork := context.WithCancel(context.Background())
+	fed := make(chan error, 1)
+	go func() { fed <- live.Run(work) }()
 	server, err := api.New(api.Options{
-		Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
+		Feed: live, Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
 		Ready: func(context.Context) ([]string, error) { return []string{"a note"}, s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -69,7 +73,8 @@ func open(t *testing.T, access api.Access) *site {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		if err := errors.Join(server.Shutdown(ctx), <-ended, st.Close()); err != nil {
+		stopWork()
+		if err := errors.Join(<-fed, server.Shutdown(ctx), <-ended, st.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -156,7 +161,7 @@ func (s *site) commit(agent string, first uint64, payloads ...string) {
 // A reading has all its fields, times in UTC to the nanosecond, and a payload
 // that is text or base64.
 func TestReadingsAreComplete(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	s.agent("a")
 	s.commit("a", 1, `{"t":21.5}`, "\xff\x00", "</script>\u2028", "")
 	var page struct {
@@ -179,7 +184,7 @@ func TestReadingsAreComplete(t *testing.T) {
 
 // Following `next` to its end gives every reading once.
 func TestPagesFollowNext(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	s.agent("a")
 	s.agent("b")
 	s.commit("a", 1, "1", "2", "3", "4", "5")
@@ -212,7 +217,7 @@ func TestPagesFollowNext(t *testing.T) {
 
 // An agent shows where each of its records is.
 func TestAgentShowsItsLedger(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	s.agent("a")
 	s.commit("a", 3, "x", "y")
 	var a struct {
@@ -254,7 +259,7 @@ func TestAgentShowsItsLedger(t *testing.T) {
 // Everything that is wrong is a problem document with its own status, and none
 // of them shows SQL or a stack.
 func TestErrorsAreProblemDocuments(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	s.agent("a")
 	for _, c := range []struct {
 		status int
@@ -295,7 +300,7 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 
 // A database that is gone is said as such, and the server goes on.
 func TestDatabaseGoneIsUnavailable(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	if err := s.store.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +313,7 @@ func TestDatabaseGoneIsUnavailable(t *testing.T) {
 
 // Readiness says why there is none.
 func TestReadyzFollowsTheServer(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	if resp, b := s.do(http.MethodGet, "/readyz", nil); resp.StatusCode != 200 || string(b) != "ready\nnote: a note\n" {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}
@@ -318,56 +323,312 @@ func TestReadyzFollowsTheServer(t *testing.T) {
 	}
 }
 
-// With access tokens nothing but health and enrolment is open, and a token that
-// is known opens the rest.
-func TestAccessNeedsAToken(t *testing.T) {
-	sum := sha256.Sum256([]byte("right"))
+// tokens writes a file of access tokens and opens it.
+func tokens(t *testing.T, lines ...string) (*api.Access, string, error) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte("# readers\n\n"+hex.EncodeToString(sum[:])+" grafana\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("# tokens\n\n"+strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	access, err := api.ReadAccess(file)
+	a, err := api.OpenAccess(file, slog.New(slog.DiscardHandler))
+	return a, file, err
+}
+
+func token(t *testing.T, c api.Caller) (text, line string) {
+	t.Helper()
+	text, line, err := api.NewToken(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text, line
+}
+
+// With access tokens nothing but health, enrolment, the page and the description
+// is open, and a token opens what its role allows.
+func TestAccessNeedsAToken(t *testing.T) {
+	reader, line := token(t, api.Caller{Name: "grafana", Role: api.Reader})
+	admin, line2 := token(t, api.Caller{Name: "ops", Role: api.Admin})
+	access, _, err := tokens(t, line, line2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, access)
-	for _, path := range []string{"/", "/app.js", "/metrics", "/v1/agents", "/v1/agents/a", "/v1/readings", "/v1/quarantine", "/nothing"} {
-		for _, header := range []string{"", "Bearer wrong", "Basic right", "Bearer ", "bearer right", hex.EncodeToString(sum[:])} {
-			s.refused(401, http.MethodGet, path, nil, "Authorization", header)
+	s.agent("a")
+	path := func(r api.Route) string { return strings.NewReplacer("{id}", "a").Replace(r.Path) }
+	for _, r := range api.Routes() {
+		if r.Role == api.Anyone {
+			if resp, b := s.do(r.Method, path(r), nil); resp.StatusCode == 401 || resp.StatusCode == 403 {
+				t.Errorf("%s: %d %s", r.Path, resp.StatusCode, b)
+			}
+			continue
+		}
+		for _, header := range []string{"", "Bearer wrong", "Basic " + admin, "Bearer ", "bearer " + admin, strings.Fields(line)[0]} {
+			s.refused(401, r.Method, path(r), nil, "Authorization", header)
+		}
+		if r.Role == api.Admin {
+			s.refused(403, r.Method, path(r), nil, "Authorization", "Bearer "+reader)
 		}
 	}
-	if resp, _ := s.do(http.MethodGet, "/v1/agents", nil, "Authorization", "Bearer right"); resp.StatusCode != 200 {
-		t.Errorf("right token: %d", resp.StatusCode)
-	}
-	for _, path := range []string{"/healthz", "/readyz"} {
+	for _, path := range []string{"/", "/app.js"} {
 		if resp, _ := s.do(http.MethodGet, path, nil); resp.StatusCode != 200 {
 			t.Errorf("%s: %d", path, resp.StatusCode)
 		}
 	}
-	s.refused(400, http.MethodPost, "/v1/enrol", []byte("{}"))
+	var me struct{ Name, Role string }
+	for tok, want := range map[string]string{reader: "grafana read", admin: "ops admin"} {
+		_, b := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+tok)
+		if err := json.Unmarshal(b, &me); err != nil || me.Name+" "+me.Role != want {
+			t.Errorf("%s, want %s", b, want)
+		}
+	}
+	if resp, _ := s.do(http.MethodPost, "/v1/agents/a/acknowledge", nil, "Authorization", "Bearer "+admin); resp.StatusCode != 204 {
+		t.Errorf("acknowledge: %d", resp.StatusCode)
+	}
+}
+
+// A token for some agents shows no other, in no list and under no address.
+func TestTokenForSomeAgents(t *testing.T) {
+	text, line := token(t, api.Caller{Name: "tenant", Role: api.Reader, Agents: []string{"a", "pi-*"}})
+	access, _, err := tokens(t, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, access)
+	for _, name := range []string{"a", "aa", "b", "pi-1"} {
+		s.agent(name)
+		s.commit(name, 1, "secret of "+name)
+	}
+	auth := []string{"Authorization", "Bearer " + text}
+	for _, path := range []string{"/v1/agents", "/v1/readings", "/v1/readings?order=desc", "/v1/readings?topic=%23"} {
+		resp, b := s.do(http.MethodGet, path, nil, auth...)
+		if resp.StatusCode != 200 || !bytes.Contains(b, []byte(`"pi-1"`)) || bytes.Contains(b, []byte(`"aa"`)) || bytes.Contains(b, []byte(`"b"`)) {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, b)
+		}
+	}
+	for _, path := range []string{"/v1/agents/b", "/v1/agents/b/topics", "/v1/readings?agent=b", "/v1/live?agent=b", "/v1/series?agent=b&topic=t&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"} {
+		s.refused(404, http.MethodGet, path, nil, auth...)
+	}
+}
+
+// A token that is added or removed counts some seconds later; a file that is
+// broken meanwhile changes nothing.
+func TestTokensAreReadAgain(t *testing.T) {
+	first, line := token(t, api.Caller{Name: "first", Role: api.Reader})
+	second, line2 := token(t, api.Caller{Name: "second", Role: api.Reader})
+	access, file, err := tokens(t, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, access)
+	allowed := func(tok string) bool {
+		resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+tok)
+		return resp.StatusCode == 200
+	}
+	if !allowed(first) || allowed(second) {
+		t.Fatal("before")
+	}
+	for _, content := range []string{"broken", line2} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5100 * time.Millisecond) // the time that the file is believed for
+		if got := allowed(second); got != (content == line2) {
+			t.Errorf("second is allowed: %t", got)
+		}
+	}
+	if allowed(first) {
+		t.Error("the first is still allowed")
+	}
 }
 
 // A file of access tokens that has none, or a broken line, is an error that
-// names the place.
+// names the place and repeats nothing of it.
 func TestBadAccessFileIsRefused(t *testing.T) {
-	for name, text := range map[string]string{"empty": "# none\n", "short": "abcd x\n", "token itself": "QWERTYUIOPASDFGHJKLZXCVBNM\n"} {
-		file := filepath.Join(t.TempDir(), "tokens")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := api.ReadAccess(file); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "QWERTY") {
+	sum := strings.Repeat("ab", 32)
+	for name, line := range map[string]string{
+		"empty": "# none", "short": "abcd x", "token itself": "QWERTYUIOPASDFGHJKLZXCVBNM", "no name": sum, "role": sum + " x root", "agents": sum + " x read A,b",
+		"star inside": sum + " x read a*b", "more": sum + " x read a b",
+	} {
+		if _, file, err := tokens(t, line); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "QWERTY") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := api.ReadAccess(filepath.Join(t.TempDir(), "missing")); err == nil {
+	if _, err := api.OpenAccess(filepath.Join(t.TempDir(), "missing"), slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("missing file is taken")
+	}
+}
+
+// A caller that asks too often is told to wait; others are not.
+func TestRateIsLimited(t *testing.T) {
+	one, line := token(t, api.Caller{Name: "one", Role: api.Reader})
+	two, line2 := token(t, api.Caller{Name: "two", Role: api.Reader})
+	access, _, err := tokens(t, line, line2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, access)
+	limited := false
+	for range 2000 {
+		resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+one)
+		if limited = resp.StatusCode == 429; limited {
+			if resp.Header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			break
+		}
+	}
+	if !limited {
+		t.Error("2000 requests in a row are answered")
+	}
+	if resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+two); resp.StatusCode != 200 {
+		t.Errorf("another caller: %d", resp.StatusCode)
+	}
+}
+
+// Readings come in the format that is asked for, with the next page's place in a
+// header.
+func TestFormats(t *testing.T) {
+	s := open(t, nil)
+	s.agent("a")
+	s.commit("a", 1, "1", "2", "3")
+	for accept, want := range map[string]string{"application/x-ndjson": `"payload":"2"`, "text/csv": ",2,utf-8,", "application/vnd.apache.parquet": "PAR1"} {
+		resp, b := s.do(http.MethodGet, "/v1/readings?limit=2", nil, "Accept", accept)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != accept || !bytes.Contains(b, []byte(want)) || resp.Header.Get("Next-Cursor") == "" {
+			t.Errorf("%s: %d %v %s", accept, resp.StatusCode, resp.Header, b)
+		}
+	}
+	if resp, _ := s.do(http.MethodGet, "/v1/readings", nil, "Accept", "text/csv"); resp.Header.Get("Next-Cursor") != "" {
+		t.Error("the last page has a next")
+	}
+	s.refused(406, http.MethodGet, "/v1/readings", nil, "Accept", "image/png")
+	if resp, _ := s.do(http.MethodGet, "/v1/readings", nil, "Accept", "text/html,*/*;q=0.8"); resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("a browser gets %v", resp.Header)
+	}
+}
+
+// A series has min, max, average, count and last value of each bucket, and
+// leaves out what has no number there.
+func TestSeries(t *testing.T) {
+	s := open(t, nil)
+	s.agent("a")
+	f := store.Frame{Agent: "a", Epoch: epoch, First: 1, Received: received}
+	start := received.Truncate(time.Hour)
+	for i, p := range []string{`{"v":1}`, `{"v":3}`, `{"v":2}`, `no json`, `{"v":"text"}`, `{"v":10}`} {
+		at := start.Add(time.Duration(i) * time.Minute)
+		f.Records = append(f.Records, telemetry.Record{
+			Seq: uint64(i + 1), Kind: telemetry.KindReading, At: telemetry.Instant{Wall: at.UnixNano()}, Reading: &telemetry.Reading{Topic: "t", Payload: []byte(p)},
+		})
+	}
+	f.Last = uint64(len(f.Records))
+	if _, err := s.store.Commit(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	between := "&from=" + start.Format(time.RFC3339) + "&to=" + start.Add(10*time.Minute).Format(time.RFC3339)
+	var got struct {
+		Readings int
+		Other    int `json:"readings_other"`
+		Buckets  []struct {
+			At                  string
+			Count               int
+			Min, Max, Avg, Last float64
+		}
+	}
+	s.get("/v1/series?agent=a&topic=t&field=/v&buckets=2"+between, &got)
+	want := "[{2026-05-04T10:00:00.000000000Z 3 1 3 2 2} {2026-05-04T10:05:00.000000000Z 1 10 10 10 10}]"
+	if fmt.Sprint(got.Buckets) != want || got.Readings != 6 || got.Other != 2 {
+		t.Errorf("%+v, want %s", got, want)
+	}
+	for _, q := range []string{"agent=a&topic=t&field=v" + between, "agent=a&topic=t%2F%23&field=/v" + between, "topic=t" + between, "agent=a&topic=t", "agent=a&topic=t&buckets=2001" + between} {
+		s.refused(400, http.MethodGet, "/v1/series?"+q, nil)
+	}
+	s.refused(404, http.MethodGet, "/v1/series?agent=nobody&topic=t"+between, nil)
+}
+
+// events reads a stream of server-sent events until it has n of them.
+func (s *site) events(n int, path string, header ...string) (ids, data []string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
+		s.t.Fatalf("%d %v", resp.StatusCode, resp.Header)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for len(data) < n && lines.Scan() {
+		if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			ids = append(ids, id)
+		}
+		if d, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			data = append(data, d)
+		}
+	}
+	return ids, data
+}
+
+// Live readings arrive as events beyond the server's write timeout, filtered,
+// and the id of the last one resumes.
+func TestLive(t *testing.T) {
+	s := open(t, nil)
+	s.agent("a")
+	s.agent("b")
+	got := make(chan []string)
+	go func() {
+		_, data := s.events(2, "/v1/live?agent=a&topic=plant/%2B")
+		got <- data
+	}()
+	time.Sleep(11 * time.Second) // longer than the write timeout of other answers
+	s.commit("b", 1, "of b")
+	s.commit("a", 1, "first")
+	s.commit("a", 2, "second")
+	if data := <-got; len(data) != 2 || !strings.Contains(data[0], `"payload":"first"`) || !strings.Contains(data[1], `"payload":"second"`) {
+		t.Errorf("%v", data)
+	}
+	before := received.Add(-time.Second).UnixNano()
+	ids, data := s.events(3, "/v1/live", "Last-Event-ID", fmt.Sprint(before))
+	if len(data) != 3 || ids[0] != fmt.Sprint(received.UnixNano()) {
+		t.Errorf("resumed with %v %v", ids, data)
+	}
+	s.refused(400, http.MethodGet, "/v1/live", nil, "Last-Event-ID", "x")
+	s.refused(400, http.MethodGet, "/v1/live?topic=a%23", nil)
+}
+
+// Connections that watch beyond the bound are refused, and those that went make
+// room.
+func TestLiveConnectionsAreBounded(t *testing.T) {
+	s := open(t, nil)
+	var bodies []io.Closer
+	for range 3 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/v1/live", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		bodies = append(bodies, resp.Body)
+	}
+	s.refused(503, http.MethodGet, "/v1/live", nil)
+	for _, b := range bodies {
+		b.Close()
 	}
 }
 
 // A device enrols with a token, again with the same key, and no other key does;
 // the answer is signed by the root that the token names.
 func TestEnrolment(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	tok, err := enrol.Create(t.Context(), s.store, s.root.Public().(ed25519.PublicKey), enrol.Grant{Agent: "pi-1", Uses: 1, TTL: time.Hour}, time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -424,7 +685,7 @@ func TestEnrolment(t *testing.T) {
 
 // What was set aside is listed, and its bytes can be had.
 func TestQuarantineIsShown(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	s.agent("a")
 	f := store.Frame{Agent: "a", Epoch: epoch, First: 1, Last: 3, Raw: []byte("raw"), Why: "broken", Received: received}
 	if _, err := s.store.Commit(t.Context(), f); err != nil {
@@ -456,7 +717,7 @@ func TestQuarantineIsShown(t *testing.T) {
 // Every answer carries a request id, the caller's when it is a plain word, and
 // headers that keep a browser from running anything but the page's own files.
 func TestHeaders(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	resp, _ := s.do(http.MethodGet, "/", nil, "X-Request-Id", "abc-1")
 	if resp.Header.Get("X-Request-Id") != "abc-1" || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'none'") || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("%v", resp.Header)
@@ -472,7 +733,7 @@ func TestHeaders(t *testing.T) {
 
 // A client that sends its headers slowly is cut off and holds up nobody.
 func TestSlowClientIsCutOff(t *testing.T) {
-	s := open(t, api.Access{})
+	s := open(t, nil)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 	if err != nil {
 		t.Fatal(err)

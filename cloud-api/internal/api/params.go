@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,29 +21,20 @@ type params struct {
 	fault  error
 }
 
-func parameters(c *fiber.Ctx, known ...string) *params {
+func parameters(c *fiber.Ctx, known []string) *params {
 	v, err := url.ParseQuery(string(c.Request().URI().QueryString()))
 	p := &params{values: v}
 	if err != nil {
 		p.fail("query: %s", err)
 	}
 	for name := range v {
-		if !contains(known, name) {
+		if !slices.Contains(known, name) {
 			p.fail("%s: unknown parameter; known are %v", name, known)
 		} else if len(v[name]) > 1 {
 			p.fail("%s: given %d times", name, len(v[name]))
 		}
 	}
 	return p
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *params) fail(format string, args ...any) {
@@ -61,14 +53,14 @@ func (p *params) agent(name string) string {
 	return s
 }
 
-func (p *params) limit(standard, most int) int {
-	s := p.text("limit")
+func (p *params) number(name string, standard, most int) int {
+	s := p.text(name)
 	if s == "" {
 		return standard
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > most {
-		p.fail("limit: want 1 to %d", most)
+		p.fail("%s: want 1 to %d", name, most)
 	}
 	return n
 }
@@ -92,7 +84,7 @@ func (p *params) oneOf(name, standard string, allowed ...string) string {
 	if s == "" {
 		return standard
 	}
-	if !contains(allowed, s) {
+	if !slices.Contains(allowed, s) {
 		p.fail("%s: want one of %v", name, allowed)
 	}
 	return s

@@ -1,14 +1,14 @@
 package api
 
 import (
-	"encoding/base64"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
 
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/format"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/problem"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 )
@@ -16,52 +16,24 @@ import (
 // maxReadings bounds a page.
 const maxReadings = 10_000
 
-// readingJSON is one reading. The payload is always text, so that what went in
-// comes out bit for bit: bytes that are no UTF-8 are in base64.
-type readingJSON struct {
-	Agent     string `json:"agent"`
-	Epoch     string `json:"epoch"`
-	Seq       uint64 `json:"seq"`
-	Topic     string `json:"topic"`
-	QoS       uint8  `json:"qos"`
-	Dup       bool   `json:"dup"`
-	Retained  bool   `json:"retained"`
-	Payload   string `json:"payload"`
-	Encoding  string `json:"payload_encoding"`
-	Recorded  string `json:"recorded_at"`
-	Corrected string `json:"corrected_at"`
-	Received  string `json:"received_at"`
-}
-
-func readingOf(r *store.Reading) readingJSON {
-	out := readingJSON{
-		Agent: r.Agent, Epoch: r.Epoch.String(), Seq: r.Seq, Topic: r.Topic, QoS: r.QoS, Dup: r.Dup, Retained: r.Retained,
-		Recorded: instantText(r.Recorded), Corrected: instantText(r.Corrected), Received: instantText(r.Received),
-	}
-	if utf8.Valid(r.Payload) {
-		out.Payload, out.Encoding = string(r.Payload), "utf-8"
-	} else {
-		out.Payload, out.Encoding = base64.StdEncoding.EncodeToString(r.Payload), "base64"
-	}
-	return out
-}
-
-// instantText is a time with all its nanoseconds, so that texts order as times do.
-func instantText(ns int64) string {
-	return time.Unix(0, ns).UTC().Format("2006-01-02T15:04:05.000000000Z")
-}
-
-func (s *Server) readings(c *fiber.Ctx) error {
-	p := parameters(c, "agent", "topic", "from", "to", "limit", "cursor", "order")
+func (s *Server) readings(r *request) error {
 	q := store.Query{
-		Agent: p.agent("agent"), Topic: p.text("topic"), From: p.instant("from"), To: p.instant("to"),
-		Limit: p.limit(1000, maxReadings), Cursor: p.text("cursor"), Desc: p.oneOf("order", "asc", "asc", "desc") == "desc",
+		Agent: r.agent("agent"), Topic: r.text("topic"), From: r.instant("from"), To: r.instant("to"),
+		Limit: r.number("limit", 1000, maxReadings), Cursor: r.text("cursor"), Desc: r.oneOf("order", "asc", "asc", "desc") == "desc",
+		Allow: r.caller.allow(),
 	}
 	if q.Topic != "" && !store.ValidFilter(q.Topic) {
-		p.fail("topic: want an MQTT topic filter, such as plant/+/temperature or plant/#")
+		r.fail("topic: want an MQTT topic filter, such as plant/+/temperature or plant/#")
 	}
-	if p.fault != nil {
-		return p.fault
+	kind := r.Accepts(format.JSON, format.NDJSON, format.CSV, format.Parquet)
+	if r.fault != nil {
+		return r.fault
+	}
+	if kind == "" {
+		return problem.New(http.StatusNotAcceptable, "readings come as "+strings.Join([]string{format.JSON, format.NDJSON, format.CSV, format.Parquet}, ", "))
+	}
+	if q.Agent != "" && !r.caller.sees(q.Agent) {
+		return problem.New(http.StatusNotFound, "not known here")
 	}
 	ctx, cancel := work()
 	defer cancel()
@@ -69,14 +41,36 @@ func (s *Server) readings(c *fiber.Ctx) error {
 	if err != nil {
 		return failure(err)
 	}
-	out := struct {
-		Readings []readingJSON `json:"readings"`
-		Next     string        `json:"next,omitempty"`
-	}{Readings: make([]readingJSON, 0, len(page.Readings)), Next: page.Next}
-	for i := range page.Readings {
-		out.Readings = append(out.Readings, readingOf(&page.Readings[i]))
+	if kind != format.JSON {
+		return r.write(kind, page)
 	}
-	return c.JSON(out)
+	out := struct {
+		Readings []format.Reading `json:"readings"`
+		Next     string           `json:"next,omitempty"`
+	}{Readings: make([]format.Reading, 0, len(page.Readings)), Next: page.Next}
+	for i := range page.Readings {
+		out.Readings = append(out.Readings, format.Of(&page.Readings[i]))
+	}
+	return r.JSON(out)
+}
+
+// write answers with a page in another format; where the next page begins is in
+// a header.
+func (r *request) write(kind string, page store.Page) error {
+	w, err := format.NewWriter(r.Response().BodyWriter(), kind)
+	if err != nil {
+		return err
+	}
+	for i := range page.Readings {
+		if err := w.Write(&page.Readings[i]); err != nil {
+			return err
+		}
+	}
+	if page.Next != "" {
+		r.Set("Next-Cursor", page.Next)
+	}
+	r.Set(fiber.HeaderContentType, kind)
+	return w.Close()
 }
 
 // quarantinedJSON is one frame kept raw, or a sample of a rejected event.
@@ -100,15 +94,14 @@ func quarantinedOf(q *store.Quarantined) quarantinedJSON {
 	return out
 }
 
-func (s *Server) quarantine(c *fiber.Ctx) error {
-	p := parameters(c, "below", "limit")
-	limit := p.limit(100, 1000)
-	below, err := strconv.ParseInt("0"+p.text("below"), 10, 64)
+func (s *Server) quarantine(r *request) error {
+	limit := r.number("limit", 100, 1000)
+	below, err := strconv.ParseInt("0"+r.text("below"), 10, 64)
 	if err != nil {
-		p.fail("below: want the id of a frame")
+		r.fail("below: want the id of a frame")
 	}
-	if p.fault != nil {
-		return p.fault
+	if r.fault != nil {
+		return r.fault
 	}
 	ctx, cancel := work()
 	defer cancel()
@@ -126,11 +119,11 @@ func (s *Server) quarantine(c *fiber.Ctx) error {
 	if len(list) == limit {
 		out.Next = list[limit-1].ID
 	}
-	return c.JSON(out)
+	return r.JSON(out)
 }
 
-func (s *Server) quarantined(c *fiber.Ctx) error {
-	id, err := strconv.ParseInt(c.Params("id"), 10, 64)
+func (s *Server) quarantined(r *request) error {
+	id, err := strconv.ParseInt(r.Params("id"), 10, 64)
 	if err != nil {
 		return problem.New(http.StatusNotFound, "no quarantined frame can have this id")
 	}
@@ -140,5 +133,5 @@ func (s *Server) quarantined(c *fiber.Ctx) error {
 	if err != nil {
 		return failure(err)
 	}
-	return c.JSON(quarantinedOf(&q))
+	return r.JSON(quarantinedOf(&q))
 }

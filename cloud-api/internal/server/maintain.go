@@ -9,8 +9,9 @@ import (
 // was: nobody waits for it, and it costs one indexed lookup.
 const maintainInterval = 5 * time.Second
 
-// maintain lets the store do what need not be done at once, until ctx ends.
-func (s *Server) maintain(ctx context.Context) {
+// maintain lets the store do what need not be done at once, until ctx ends. It
+// returns nil.
+func (s *Server) maintain(ctx context.Context) error {
 	t := time.NewTicker(maintainInterval)
 	defer t.Stop()
 	failing := false
@@ -18,12 +19,12 @@ func (s *Server) maintain(ctx context.Context) {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		err := s.store.Maintain(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return
+			return nil
 		case err != nil && !failing:
 			s.log.Warn("server: maintenance failed, retrying", "error", err)
 		case err == nil && failing:

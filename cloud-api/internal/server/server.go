@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/dapr"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/dashboard"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/feed"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ingest"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/keys"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/receipts"
@@ -41,6 +42,7 @@ type Server struct {
 	pub      *dapr.Publisher
 	ingest   *ingest.Service
 	receipts *receipts.Service
+	feed     *feed.Feed
 	api      *api.Server
 	app      *dapr.App
 
@@ -116,9 +118,9 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 	if err != nil {
 		return err
 	}
-	var access api.Access
+	var access *api.Access
 	if f := s.cfg.Public.Access.TokensFile; f != "" {
-		if access, err = api.ReadAccess(f); err != nil {
+		if access, err = api.OpenAccess(f, s.log); err != nil {
 			return err
 		}
 	}
@@ -131,8 +133,9 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 	})
 	s.ingest = ingest.New(ingest.Options{Store: s.store, Receipts: s.receipts, InHand: s.cfg.App.InHand, Logger: s.log, Registerer: reg})
 	s.app = dapr.NewApp(dapr.AppOptions{Taker: s.ingest, Token: appToken, Ready: func() bool { return !s.stopping.Load() }, Logger: s.log})
+	s.feed = feed.New(feed.Options{Store: s.store, Logger: s.log, Registerer: reg})
 	s.api, err = api.New(api.Options{
-		Store: s.store, Enroller: &enrol.Service{Cloud: s.cfg.Name, Root: ring.Root, Store: s.store}, Ready: s.ready, Access: access,
+		Store: s.store, Feed: s.feed, Enroller: &enrol.Service{Cloud: s.cfg.Name, Root: ring.Root, Store: s.store}, Ready: s.ready, Access: access,
 		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
 	})
 	return err
@@ -174,27 +177,28 @@ func (s *Server) AppAddr() string { return s.private.Addr().String() }
 func (s *Server) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.Background())
 	defer stopWork()
-	ended := make(chan error, 3)
-	receiptsEnded := make(chan error, 1)
-	maintainEnded := make(chan struct{})
-	go func() { receiptsEnded <- s.receipts.Run(work) }()
-	go func() { defer close(maintainEnded); s.maintain(work) }()
-	go func() { ended <- serving("public.listen", s.api.Serve(s.public)) }()
-	go func() { ended <- serving("app.listen", s.app.Serve(s.private)) }()
+	listeners, workers := make(chan error, 2), make(chan error, 3)
+	go func() { workers <- s.receipts.Run(work) }()
+	go func() { workers <- s.feed.Run(work) }()
+	go func() { workers <- s.maintain(work) }()
+	go func() { listeners <- serving("public.listen", s.api.Serve(s.public)) }()
+	go func() { listeners <- serving("app.listen", s.app.Serve(s.private)) }()
 
 	var err error
 	select {
 	case <-ctx.Done():
-	case err = <-ended:
+	case err = <-listeners:
 	}
 	s.stopping.Store(true)
 	s.log.Info("server: stopping")
 	stop, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err = errors.Join(err, shutdown("app", s.app.Shutdown(stop)))
-	stopWork()
-	<-maintainEnded
-	err = errors.Join(err, <-receiptsEnded, shutdown("api", s.api.Shutdown(stop)), s.close())
+	stopWork() // ends the live streams too, which the public listener waits for
+	for range cap(workers) {
+		err = errors.Join(err, <-workers)
+	}
+	err = errors.Join(err, shutdown("api", s.api.Shutdown(stop)), s.close())
 	s.log.Info("server: stopped")
 	return err
 }

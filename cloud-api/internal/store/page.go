@@ -19,6 +19,13 @@ const (
 	// epochCost is what looking into an epoch costs of the budget, so that an
 	// agent that restarted ten thousand times is bounded too.
 	epochCost = 500
+	// pageBytes bounds the payloads of a page: ten thousand of the largest would
+	// be gigabytes. One reading always fits.
+	pageBytes = 8 << 20
+	// latestBytes bounds those of one epoch among the newest, and latestRows how
+	// many there are.
+	latestBytes = 1 << 20
+	latestRows  = 1000
 	// latestEpochs is how many epochs are asked for the newest readings of all
 	// agents: with one live epoch an agent, so many agents.
 	latestEpochs = 50
@@ -51,14 +58,29 @@ type Source interface {
 	// empty range when none has.
 	Bounds(e EpochRef, r telemetry.Range) (telemetry.Range, error)
 	// Rows returns the first readings with seqs in r (the last ones when desc),
-	// of the topics given (nil: all) and between the query's times.
-	Rows(e EpochRef, r telemetry.Range, topics []int64, q *Query, limit int) ([]Reading, error)
+	// of the topics given (nil: all) and between the query's times. It stops
+	// when room is full.
+	Rows(e EpochRef, r telemetry.Range, topics []int64, q *Query, room *Room) ([]Reading, error)
+}
+
+// Room is how much more a page takes.
+type Room struct {
+	Rows  int
+	Bytes int
+}
+
+// Take makes use of the room and reports whether there is more.
+func (r *Room) Take(rd *Reading) bool {
+	r.Rows--
+	r.Bytes -= len(rd.Payload) + len(rd.Topic)
+	return r.Rows > 0 && r.Bytes > 0
 }
 
 // Scan answers a query for readings from a source: one page, in order, with a
 // bounded number of rows looked at. It returns ErrCursor and ErrNotFound.
 func Scan(q Query, src Source) (Page, error) {
-	s := scan{q: q, src: src, budget: scanBudget}
+	// One row more than fits is asked for, to know whether there is a next page.
+	s := scan{q: q, src: src, budget: scanBudget, room: Room{Rows: q.Limit + 1, Bytes: pageBytes}}
 	if q.Desc && q.Agent == "" {
 		err := s.latest()
 		return s.page, err
@@ -80,6 +102,7 @@ type scan struct {
 	src    Source
 	page   Page
 	budget int64
+	room   Room
 }
 
 // agents walks the agents in the order of their names, from the cursor on.
@@ -212,19 +235,19 @@ func (s *scan) stop(e EpochRef, step telemetry.Range) {
 	s.page.Next = Cursor{Agent: e.Agent, Epoch: e.Epoch.String(), Seq: at}.String()
 }
 
-// rows adds the readings of one step. One row more than fits is asked for, to
-// know whether there is a next page.
+// rows adds the readings of one step.
 func (s *scan) rows(e EpochRef, step telemetry.Range, topics []int64) (full bool, err error) {
-	got, err := s.src.Rows(e, step, topics, &s.q, s.q.Limit-len(s.page.Readings)+1)
+	got, err := s.src.Rows(e, step, topics, &s.q, &s.room)
 	if err != nil {
 		return false, err
 	}
 	s.page.Readings = append(s.page.Readings, got...)
-	if len(s.page.Readings) <= s.q.Limit {
+	n := len(s.page.Readings)
+	if n <= s.q.Limit && s.room.Bytes > 0 {
 		return false, nil
 	}
-	s.page.Readings = s.page.Readings[:s.q.Limit]
-	l := s.page.Readings[s.q.Limit-1]
+	s.page.Readings = s.page.Readings[:min(n, s.q.Limit)]
+	l := s.page.Readings[len(s.page.Readings)-1]
 	s.page.Next = Cursor{Agent: l.Agent, Epoch: l.Epoch.String(), Seq: l.Seq}.String()
 	return true, nil
 }
@@ -251,13 +274,13 @@ func (s *scan) latest() error {
 		if none || r.Len() == 0 {
 			continue
 		}
-		top, err := s.src.Rows(e, s.step(&r), topics, &s.q, s.q.Limit)
+		top, err := s.src.Rows(e, s.step(&r), topics, &s.q, &Room{Rows: min(s.q.Limit, latestRows), Bytes: latestBytes})
 		if err != nil {
 			return fmt.Errorf("read the newest of %s: %w", e.Agent, err)
 		}
 		s.page.Readings = append(s.page.Readings, top...)
 	}
 	slices.SortStableFunc(s.page.Readings, func(a, b Reading) int { return cmp.Compare(b.Received, a.Received) })
-	s.page.Readings = s.page.Readings[:min(len(s.page.Readings), s.q.Limit)]
+	s.page.Readings = s.page.Readings[:min(len(s.page.Readings), s.q.Limit, latestRows)]
 	return nil
 }

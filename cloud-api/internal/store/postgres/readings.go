@@ -147,7 +147,7 @@ func (s source) Bounds(e store.EpochRef, r telemetry.Range) (telemetry.Range, er
 	return telemetry.Range{First: uint64(first), Last: uint64(last)}, failed("look for readings", err)
 }
 
-func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *store.Query, limit int) ([]store.Reading, error) {
+func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *store.Query, room *store.Room) ([]store.Reading, error) {
 	args := []any{e.ID, int64(r.First), int64(r.Last), e.First, e.Last}
 	var b strings.Builder
 	b.WriteString(`SELECT r.seq, t.name, r.flags, r.recorded, r.corrected, r.received, r.payload FROM readings r JOIN topics t ON t.id = r.topic_id
@@ -169,14 +169,22 @@ func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *sto
 	if q.Desc {
 		b.WriteString(" DESC")
 	}
-	args = append(args, limit)
+	args = append(args, room.Rows)
 	fmt.Fprintf(&b, " LIMIT $%d", len(args))
-	out, err := list(s.ctx, s.tx, func(scan func(...any) error) (store.Reading, error) {
+	rows, err := s.tx.Query(s.ctx, b.String(), args...)
+	if err != nil {
+		return nil, failed("read readings", err)
+	}
+	defer rows.Close()
+	var out []store.Reading
+	for more := true; more && rows.Next(); {
 		rd := store.Reading{Agent: e.Agent, Epoch: e.Epoch}
 		var flags int64
-		err := scan(&rd.Seq, &rd.Topic, &flags, &rd.Recorded, &rd.Corrected, &rd.Received, &rd.Payload)
+		if err := rows.Scan(&rd.Seq, &rd.Topic, &flags, &rd.Recorded, &rd.Corrected, &rd.Received, &rd.Payload); err != nil {
+			return nil, failed("read readings", err)
+		}
 		rd.SetFlags(flags)
-		return rd, err
-	}, b.String(), args...)
-	return out, failed("read readings", err)
+		out, more = append(out, rd), room.Take(&rd)
+	}
+	return out, failed("read readings", rows.Err())
 }

@@ -153,7 +153,7 @@ func (s source) Bounds(e store.EpochRef, r telemetry.Range) (telemetry.Range, er
 	return telemetry.Range{First: uint64(first.Int64) & ledger.MaxSeq, Last: uint64(last.Int64) & ledger.MaxSeq}, nil
 }
 
-func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *store.Query, limit int) ([]store.Reading, error) {
+func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *store.Query, room *store.Room) ([]store.Reading, error) {
 	var b strings.Builder
 	args := []any{key(e.ID, r.First), key(e.ID, r.Last)}
 	b.WriteString("SELECT r.id, t.name, r.flags, r.recorded, r.corrected, r.received, r.payload FROM readings r JOIN topics t ON t.id = r.topic_id WHERE r.id BETWEEN ? AND ?")
@@ -177,12 +177,20 @@ func (s source) Rows(e store.EpochRef, r telemetry.Range, topics []int64, q *sto
 	if q.Desc {
 		b.WriteString(" DESC")
 	}
-	rows, err := s.tx.QueryContext(s.ctx, b.String()+" LIMIT ?", append(args, limit)...)
+	rows, err := s.tx.QueryContext(s.ctx, b.String()+" LIMIT ?", append(args, room.Rows)...)
 	if err != nil {
 		return nil, failed("read readings", err)
 	}
-	list, err := collect(rows, func() (store.Reading, error) { return scanReading(rows, e) })
-	return list, failed("read readings", err)
+	defer rows.Close()
+	var out []store.Reading
+	for more := true; more && rows.Next(); {
+		rd, err := scanReading(rows, e)
+		if err != nil {
+			return nil, failed("read readings", err)
+		}
+		out, more = append(out, rd), room.Take(&rd)
+	}
+	return out, failed("read readings", rows.Err())
 }
 
 func scanReading(rows *sql.Rows, e store.EpochRef) (store.Reading, error) {

@@ -42,6 +42,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"EverythingIsThereAfterReopen":    everythingIsThereAfterReopen,
 		"ReadingsKeepEveryByte":           readingsKeepEveryByte,
 		"PagesCoverEverythingOnce":        pagesCoverEverythingOnce,
+		"PagesAreBoundedInBytes":          pagesAreBoundedInBytes,
 		"FiltersSelect":                   filtersSelect,
 		"NewestFirst":                     newestFirst,
 		"UnknownAgentStoresNothing":       unknownAgentStoresNothing,
@@ -416,6 +417,27 @@ func cmpText(a, b string) int {
 		return -1
 	}
 	return 1
+}
+
+// A page of large payloads is short, and the pages together are everything.
+func pagesAreBoundedInBytes(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	const large = 512 << 10
+	for seq := uint64(1); seq <= 40; seq++ {
+		f := frame("a", epoch(1), seq, seq)
+		f.Records[0].Reading.Payload = make([]byte, large)
+		commit(t, st, f)
+	}
+	for _, q := range []store.Query{{Agent: "a", Limit: 1000}, {Agent: "a", Limit: 1000, Desc: true}, {Limit: 1000, Desc: true}} {
+		p, err := st.Readings(t.Context(), q)
+		if err != nil || len(p.Readings)*large > 16<<20 || len(p.Readings) == 0 {
+			t.Errorf("%d readings of 512 KiB in a page, %v", len(p.Readings), err)
+		}
+		if got := all(t, st, q); q.Agent != "" && len(got) != 40 {
+			t.Errorf("%d in all pages", len(got))
+		}
+	}
 }
 
 // Filters by agent, topic with wildcards, time and permission select what they
