@@ -22,6 +22,7 @@ type agentJSON struct {
 	LastSeen    *time.Time  `json:"last_seen"`
 	Epoch       string      `json:"epoch"`     // the newest that advanced
 	Watermark   uint64      `json:"watermark"` // of that epoch
+	Confirmed   *time.Time  `json:"confirmed_through"`
 	Held        uint64      `json:"held"`
 	OnDevice    uint64      `json:"on_device"`
 	Lost        uint64      `json:"lost"`
@@ -47,6 +48,7 @@ func agentOf(a *store.Agent) agentJSON {
 	out := agentJSON{
 		ID: a.Name, EnrolledAt: a.EnrolledAt, FirstSeen: optional(a.FirstSeen), LastSeen: optional(a.LastSeen),
 		Epoch: epochText(a.Lead), Watermark: a.LeadMark, Held: a.Held, OnDevice: a.OnDevice, Lost: a.Lost, Expired: a.Expired,
+		Confirmed:   optional(moment(a.Confirmed)),
 		Quarantined: a.Quarantined, Unexplained: a.Unexplained, Readings: a.Readings, Redelivered: a.Redelivered,
 		OpenEpochs: a.OpenEpochs, Alarms: []alarmJSON{},
 	}
@@ -61,6 +63,13 @@ func optional(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
+}
+
+func moment(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
 }
 
 func epochText(e telemetry.Epoch) string {
@@ -291,6 +300,46 @@ func (s *Server) topics(r *request) error {
 	}
 	if len(list) == limit {
 		out.Next = list[limit-1].Name
+	}
+	return r.JSON(out)
+}
+
+// maxSamples is a month of samples, once a minute, thinned by nobody.
+const maxSamples = 50_000
+
+// backlog answers with what was on the device over time.
+func (s *Server) backlog(r *request) error {
+	name, err := r.agentInPath()
+	if err != nil {
+		return err
+	}
+	to := time.Now()
+	if ns := r.instant("to"); ns != 0 {
+		to = moment(ns)
+	}
+	from := to.Add(-24 * time.Hour)
+	if ns := r.instant("from"); ns != 0 {
+		from = moment(ns)
+	}
+	if r.fault != nil {
+		return r.fault
+	}
+	ctx, cancel := work()
+	defer cancel()
+	list, err := s.opt.Store.Backlog(ctx, name, from, to, maxSamples)
+	if err != nil {
+		return failure(err)
+	}
+	type sampleJSON struct {
+		At       time.Time `json:"at"`
+		OnDevice uint64    `json:"on_device"`
+		Held     uint64    `json:"held"`
+	}
+	out := struct {
+		Samples []sampleJSON `json:"samples"`
+	}{Samples: []sampleJSON{}}
+	for _, b := range list {
+		out.Samples = append(out.Samples, sampleJSON{b.At, b.OnDevice, b.Held})
 	}
 	return r.JSON(out)
 }

@@ -36,6 +36,7 @@ type Store interface {
 	Quarantine(ctx context.Context, below int64, limit int) ([]store.Quarantined, error)
 	QuarantinedFrame(ctx context.Context, id int64) (store.Quarantined, error)
 	Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error
+	Backlog(ctx context.Context, agent string, from, to time.Time, limit int) ([]store.Sample, error)
 	Acknowledge(ctx context.Context, agent string) error
 }
 

@@ -79,7 +79,8 @@ func TestAnswersFollowTheDocument(t *testing.T) {
 	d := describe(t, s)
 	for path, call := range map[string]string{
 		"/v1/me": "/v1/me", "/v1/agents": "/v1/agents", "/v1/agents/{id}": "/v1/agents/a", "/v1/agents/{id}/topics": "/v1/agents/a/topics",
-		"/v1/readings": "/v1/readings", "/v1/quarantine": "/v1/quarantine", "/v1/quarantine/{id}": "/v1/quarantine/1",
+		"/v1/agents/{id}/backlog": "/v1/agents/a/backlog?from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z",
+		"/v1/readings":            "/v1/readings", "/v1/quarantine": "/v1/quarantine", "/v1/quarantine/{id}": "/v1/quarantine/1",
 		"/v1/series": "/v1/series?agent=a&topic=" + "plant%2F%3Cb%3E" + "&field=/v&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z",
 	} {
 		_, b := s.do(http.MethodGet, call, nil)

@@ -43,6 +43,7 @@ func Routes() []Route {
 		{http.MethodGet, "/v1/agents", Reader, []string{"after", "limit"}, (*Server).agents},
 		{http.MethodGet, "/v1/agents/{id}", Reader, []string{"below", "limit"}, (*Server).agent},
 		{http.MethodGet, "/v1/agents/{id}/topics", Reader, []string{"after", "limit"}, (*Server).topics},
+		{http.MethodGet, "/v1/agents/{id}/backlog", Reader, []string{"from", "to"}, (*Server).backlog},
 		{http.MethodPost, "/v1/agents/{id}/acknowledge", Admin, nil, (*Server).acknowledge},
 		{http.MethodGet, "/v1/readings", Reader, []string{"agent", "topic", "from", "to", "limit", "cursor", "order"}, (*Server).readings},
 		{http.MethodGet, "/v1/series", Reader, []string{"agent", "topic", "field", "from", "to", "buckets"}, (*Server).series},

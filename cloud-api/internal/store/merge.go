@@ -29,6 +29,7 @@ type Merge struct {
 	Fresh   ledger.Set // of the frame's own epoch: what to insert
 	Changed map[telemetry.Epoch]bool
 	Alarms  []Alarm
+	Sample  bool // the agent's backlog is to be noted
 }
 
 // Needs returns the epochs whose ledgers Apply touches, ascending and without
@@ -264,6 +265,9 @@ func (m *Merge) seen() {
 	}
 	if at.After(a.LastSeen) {
 		a.LastSeen = at
+	}
+	if m.Sample = at.Sub(a.Sampled) >= SampleEvery; m.Sample {
+		a.Sampled = at
 	}
 	if m.Frame.OpenTotal > 0 {
 		a.OpenEpochs = m.Frame.OpenTotal

@@ -59,6 +59,9 @@ type Store interface {
 	// one topic in [from, to), ascending by time, until f returns an error, which
 	// Values returns. The payload is only good until f returns.
 	Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error
+	// Backlog returns the samples of an agent in [from, to), ascending, of too
+	// many the newest.
+	Backlog(ctx context.Context, agent string, from, to time.Time, limit int) ([]Sample, error)
 	// Newest returns up to limit epochs that got readings, those heard of last
 	// first, each with its highest seq.
 	Newest(ctx context.Context, limit int) ([]EpochRef, error)

@@ -37,12 +37,32 @@ type Agent struct {
 	Redelivered uint64 // of them with the DUP flag: a publisher sent again
 	OpenEpochs  uint64 // as the device last said
 
+	// Confirmed is the corrected time, in Unix nanoseconds, of the last reading
+	// before the first that is still on the device: everything recorded until
+	// then is here or explained. 0 when there is none; only from Agent and Agents.
+	Confirmed int64
+
 	Lead        telemetry.Epoch // the epoch that advanced last
 	LeadMark    uint64          // its watermark
+	Sampled     time.Time       // when the backlog was last noted
 	LeadTurns   uint64          // how often an older epoch advanced after a newer one
 	Unexplained uint64          // seqs that are a hole for good
 	Alarms      []Alarm
 }
+
+// Sample is an agent's backlog at one time.
+type Sample struct {
+	At       time.Time
+	OnDevice uint64
+	Held     uint64
+}
+
+const (
+	// SampleEvery is how often the backlog of an agent that is heard is noted.
+	SampleEvery = time.Minute
+	// SamplesKept is for how long: a month and what a person is late.
+	SamplesKept = 35 * 24 * time.Hour
+)
 
 // The kinds of alarm.
 const (

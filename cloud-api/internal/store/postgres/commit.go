@@ -235,15 +235,19 @@ func (c *commit) save() error {
 	received := f.Received.UnixNano()
 	for e := range c.m.Changed {
 		l := c.m.Ledgers[e]
-		b.Queue("UPDATE epochs SET ledger = $2, missing = $3, received_at = $4 WHERE id = $1", c.ids[e], l.Encode(), int64(l.Missing().Count()), received)
+		b.Queue("UPDATE epochs SET ledger = $2, missing = $3, on_device = $4, watermark = $5, received_at = $6 WHERE id = $1",
+			c.ids[e], l.Encode(), int64(l.Missing().Count()), int64(l.OnDevice().Count()), int64(l.Watermark()), received)
 	}
 	if len(c.m.Fresh) > 0 {
 		b.Queue(`UPDATE epochs SET first_received = least(coalesce(nullif(first_received, 0), $2), $2), last_received = greatest(last_received, $2) WHERE id = $1`, c.ids[f.Epoch], received)
 	}
 	b.Queue(`UPDATE agents SET first_seen = $2, last_seen = $3, revision = $4, held = $5, expired = $6, quarantined = $7, lost = $8, on_device = $9, missing = $10,
-		readings = $11, redelivered = $12, open_epochs = $13, lead = $14, lead_mark = $15, lead_turns = $16 WHERE id = $1`,
+		readings = $11, redelivered = $12, open_epochs = $13, lead = $14, lead_mark = $15, lead_turns = $16, sampled_at = $17 WHERE id = $1`,
 		a.ID, nanos(a.FirstSeen), nanos(a.LastSeen), int64(a.Revision), int64(a.Held), int64(a.Expired), int64(a.Quarantined), int64(a.Lost), int64(a.OnDevice),
-		int64(a.Missing), int64(a.Readings), int64(a.Redelivered), int64(a.OpenEpochs), epochText(a.Lead), int64(a.LeadMark), int64(a.LeadTurns))
+		int64(a.Missing), int64(a.Readings), int64(a.Redelivered), int64(a.OpenEpochs), epochText(a.Lead), int64(a.LeadMark), int64(a.LeadTurns), nanos(a.Sampled))
+	if c.m.Sample {
+		b.Queue("INSERT INTO backlog (agent_id, at, on_device, held) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", a.ID, received, int64(a.OnDevice), int64(a.Held))
+	}
 	for _, l := range c.m.Alarms {
 		b.Queue(`INSERT INTO alarms AS old (agent_id, kind, epoch, detail, first, last, count) VALUES ($1, $2, $3, $4, $5, $6, 1)
 			ON CONFLICT (agent_id, kind, epoch) DO UPDATE SET detail = excluded.detail, last = excluded.last, count = old.count + 1`,

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,18 +14,19 @@ import (
 )
 
 const agentColumns = `id, name, key, enrolled_at, first_seen, last_seen, revision, held, expired, quarantined, lost, on_device, missing,
-	readings, redelivered, open_epochs, lead, lead_mark, lead_turns`
+	readings, redelivered, open_epochs, lead, lead_mark, lead_turns, sampled_at`
 
 func scanAgent(scan func(...any) error) (a store.Agent, err error) {
 	var key []byte
-	var enrolled, first, last int64
+	var enrolled, first, last, sampled int64
 	var lead string
 	err = scan(&a.ID, &a.Name, &key, &enrolled, &first, &last, &a.Revision, &a.Held, &a.Expired, &a.Quarantined, &a.Lost, &a.OnDevice, &a.Missing,
-		&a.Readings, &a.Redelivered, &a.OpenEpochs, &lead, &a.LeadMark, &a.LeadTurns)
+		&a.Readings, &a.Redelivered, &a.OpenEpochs, &lead, &a.LeadMark, &a.LeadTurns, &sampled)
 	if err != nil {
 		return a, err
 	}
 	a.Key, a.EnrolledAt, a.FirstSeen, a.LastSeen = key, moment(enrolled), moment(first), moment(last)
+	a.Sampled = moment(sampled)
 	if lead != "" {
 		a.Lead, err = telemetry.ParseEpoch(lead)
 	}
@@ -101,8 +103,11 @@ func list[T any](ctx context.Context, tx pgx.Tx, scan func(func(...any) error) (
 // complete adds the alarms of an agent: those raised by frames, and its holes.
 func complete(ctx context.Context, tx pgx.Tx, a *store.Agent) (err error) {
 	a.Alarms, err = list(ctx, tx, scanAlarm, "SELECT kind, epoch, detail, first, last, count FROM alarms WHERE agent_id = $1 ORDER BY kind, epoch LIMIT $2", a.ID, store.MaxAlarms)
-	if err != nil || a.Missing == 0 {
+	if err != nil {
 		return failed("read alarms", err)
+	}
+	if a.Confirmed, err = confirmed(ctx, tx, a); err != nil || a.Missing == 0 {
+		return failed("read confirmed time", err)
 	}
 	gaps, err := list(ctx, tx, scanEpoch, "SELECT "+epochColumns+" FROM epochs WHERE agent_id = $1 AND missing > 0 ORDER BY ordinal, eid LIMIT $2", a.ID, store.MaxAlarms)
 	if err != nil {
@@ -115,6 +120,41 @@ func complete(ctx context.Context, tx pgx.Tx, a *store.Agent) (err error) {
 		a.AddHole(&gaps[i])
 	}
 	return nil
+}
+
+// confirmed returns the time of the last reading before the first that is still
+// on the device. Epochs without readings are passed over, a bounded number.
+func confirmed(ctx context.Context, tx pgx.Tx, a *store.Agent) (at int64, err error) {
+	err = tx.QueryRow(ctx, `WITH open AS (SELECT coalesce((SELECT ordinal FROM epochs WHERE agent_id = $1 AND on_device > 0 ORDER BY ordinal LIMIT 1), $2) AS ordinal,
+			coalesce((SELECT watermark FROM epochs WHERE agent_id = $1 AND on_device > 0 ORDER BY ordinal LIMIT 1), $3) AS mark),
+		near AS (SELECT e.*, CASE WHEN e.ordinal = open.ordinal THEN open.mark ELSE $3 END AS upto FROM open JOIN epochs e ON e.agent_id = $1 AND e.ordinal <= open.ordinal AND e.last_received > 0
+			ORDER BY e.ordinal DESC LIMIT 8)
+		SELECT r.corrected FROM near CROSS JOIN LATERAL (SELECT corrected FROM readings WHERE epoch_id = near.id AND seq <= near.upto
+			AND received BETWEEN near.first_received AND near.last_received ORDER BY seq DESC LIMIT 1) r ORDER BY near.ordinal DESC LIMIT 1`,
+		a.ID, int64(a.Lead.Ordinal), int64(ledger.MaxSeq)).Scan(&at)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	return at, err
+}
+
+// Backlog implements store.Store.
+func (s *Store) Backlog(ctx context.Context, agent string, from, to time.Time, limit int) (out []store.Sample, err error) {
+	err = s.view(ctx, func(tx pgx.Tx) error {
+		id, err := agentID(ctx, tx, agent)
+		if err != nil {
+			return err
+		}
+		out, err = list(ctx, tx, func(scan func(...any) error) (b store.Sample, err error) {
+			var at int64
+			err = scan(&at, &b.OnDevice, &b.Held)
+			b.At = moment(at)
+			return b, err
+		}, "SELECT at, on_device, held FROM backlog WHERE agent_id = $1 AND at >= $2 AND at < $3 ORDER BY at DESC LIMIT $4", id, from.UnixNano(), to.UnixNano(), limit)
+		slices.Reverse(out)
+		return failed("read backlog", err)
+	})
+	return out, err
 }
 
 func scanAlarm(scan func(...any) error) (l store.Alarm, err error) {

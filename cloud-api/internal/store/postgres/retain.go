@@ -19,8 +19,9 @@ const dropPatience = "2s"
 // ledgers are told first: a crash in between leaves rows that are called expired
 // and are dropped the next time.
 func (s *Store) retain(ctx context.Context) error {
-	if s.opt.Retention <= 0 {
-		return nil
+	_, err := s.pool.Exec(ctx, "DELETE FROM backlog WHERE at < $1", s.opt.Now().Add(-store.SamplesKept).UnixNano())
+	if err != nil || s.opt.Retention <= 0 {
+		return failed("remove old samples", err)
 	}
 	cutoff := s.opt.Now().Add(-s.opt.Retention).UnixNano() / day // days before this one are over
 	names, err := s.oldPartitions(ctx, partition(cutoff))

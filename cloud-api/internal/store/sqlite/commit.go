@@ -113,7 +113,8 @@ func (s *session) save(m *store.Merge, ids map[telemetry.Epoch]int64) error {
 	at := m.Frame.Received.UnixNano()
 	for e := range m.Changed {
 		l := m.Ledgers[e]
-		_, err := s.exec("UPDATE epochs SET ledger = ?, missing = ?, received_at = ? WHERE id = ?", l.Encode(), int64(l.Missing().Count()), at, ids[e])
+		_, err := s.exec("UPDATE epochs SET ledger = ?, missing = ?, on_device = ?, watermark = ?, received_at = ? WHERE id = ?",
+			l.Encode(), int64(l.Missing().Count()), int64(l.OnDevice().Count()), int64(l.Watermark()), at, ids[e])
 		if err != nil {
 			return unavailable(fmt.Errorf("write ledger: %w", err))
 		}
@@ -125,6 +126,11 @@ func (s *session) save(m *store.Merge, ids map[telemetry.Epoch]int64) error {
 	}
 	if err := s.saveAgent(m.Agent); err != nil {
 		return unavailable(fmt.Errorf("write agent: %w", err))
+	}
+	if m.Sample {
+		if _, err := s.exec("INSERT OR IGNORE INTO backlog (agent_id, at, on_device, held) VALUES (?, ?, ?, ?)", m.Agent.ID, at, int64(m.Agent.OnDevice), int64(m.Agent.Held)); err != nil {
+			return unavailable(fmt.Errorf("note backlog: %w", err))
+		}
 	}
 	for _, a := range m.Alarms {
 		_, err := s.exec(`INSERT INTO alarms (agent_id, kind, epoch, detail, first, last, count) VALUES (?, ?, ?, ?, ?, ?, 1)
@@ -151,9 +157,9 @@ func (s *session) saveRaw(f *store.Frame) error {
 
 func (s *session) saveAgent(a *store.Agent) error {
 	_, err := s.exec(`UPDATE agents SET first_seen = ?, last_seen = ?, revision = ?, held = ?, expired = ?, quarantined = ?, lost = ?, on_device = ?,
-		missing = ?, readings = ?, redelivered = ?, open_epochs = ?, lead = ?, lead_mark = ?, lead_turns = ? WHERE id = ?`,
+		missing = ?, readings = ?, redelivered = ?, open_epochs = ?, lead = ?, lead_mark = ?, lead_turns = ?, sampled_at = ? WHERE id = ?`,
 		nanos(a.FirstSeen), nanos(a.LastSeen), int64(a.Revision), int64(a.Held), int64(a.Expired), int64(a.Quarantined), int64(a.Lost), int64(a.OnDevice),
-		int64(a.Missing), int64(a.Readings), int64(a.Redelivered), int64(a.OpenEpochs), epochText(a.Lead), int64(a.LeadMark), int64(a.LeadTurns), a.ID)
+		int64(a.Missing), int64(a.Readings), int64(a.Redelivered), int64(a.OpenEpochs), epochText(a.Lead), int64(a.LeadMark), int64(a.LeadTurns), nanos(a.Sampled), a.ID)
 	return err
 }
 

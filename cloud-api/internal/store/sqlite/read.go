@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
@@ -13,18 +14,19 @@ import (
 )
 
 const agentColumns = `id, name, key, enrolled_at, first_seen, last_seen, revision, held, expired, quarantined, lost, on_device, missing,
-	readings, redelivered, open_epochs, lead, lead_mark, lead_turns`
+	readings, redelivered, open_epochs, lead, lead_mark, lead_turns, sampled_at`
 
 func scanAgent(scan func(...any) error) (a store.Agent, err error) {
 	var key []byte
-	var enrolled, first, last int64
+	var enrolled, first, last, sampled int64
 	var lead string
 	err = scan(&a.ID, &a.Name, &key, &enrolled, &first, &last, &a.Revision, &a.Held, &a.Expired, &a.Quarantined, &a.Lost, &a.OnDevice, &a.Missing,
-		&a.Readings, &a.Redelivered, &a.OpenEpochs, &lead, &a.LeadMark, &a.LeadTurns)
+		&a.Readings, &a.Redelivered, &a.OpenEpochs, &lead, &a.LeadMark, &a.LeadTurns, &sampled)
 	if err != nil {
 		return a, err
 	}
 	a.Key, a.EnrolledAt, a.FirstSeen, a.LastSeen = key, moment(enrolled), moment(first), moment(last)
+	a.Sampled = moment(sampled)
 	if lead != "" {
 		a.Lead, err = telemetry.ParseEpoch(lead)
 	}
@@ -129,10 +131,66 @@ func complete(ctx context.Context, tx *sql.Tx, a *store.Agent) error {
 	if err != nil {
 		return unavailable(fmt.Errorf("read alarms: %w", err))
 	}
+	if a.Confirmed, err = confirmed(ctx, tx, a); err != nil {
+		return failed("read confirmed time", err)
+	}
 	if a.Missing == 0 {
 		return nil
 	}
 	return holes(ctx, tx, a)
+}
+
+// confirmed returns the time of the last reading before the first that is still
+// on the device.
+func confirmed(ctx context.Context, tx *sql.Tx, a *store.Agent) (at int64, err error) {
+	ordinal, mark := int64(a.Lead.Ordinal), uint64(ledger.MaxSeq)
+	err = tx.QueryRowContext(ctx, "SELECT ordinal, watermark FROM epochs WHERE agent_id = ? AND on_device > 0 ORDER BY ordinal LIMIT 1", a.ID).Scan(&ordinal, &mark)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, err
+	}
+	// Epochs without readings are passed over, a bounded number of them.
+	rows, err := tx.QueryContext(ctx, "SELECT id, ordinal FROM epochs WHERE agent_id = ? AND ordinal <= ? AND last_received > 0 ORDER BY ordinal DESC LIMIT 8", a.ID, ordinal)
+	if err != nil {
+		return 0, err
+	}
+	list, err := collect(rows, func() (e [2]int64, err error) {
+		err = rows.Scan(&e[0], &e[1])
+		return e, err
+	})
+	for _, e := range list {
+		upto := uint64(ledger.MaxSeq)
+		if e[1] == ordinal {
+			upto = mark
+		}
+		err := tx.QueryRowContext(ctx, "SELECT corrected FROM readings WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", key(e[0], 1), key(e[0], upto)).Scan(&at)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return at, err
+		}
+	}
+	return 0, err
+}
+
+// Backlog implements store.Store.
+func (s *Store) Backlog(ctx context.Context, agent string, from, to time.Time, limit int) (out []store.Sample, err error) {
+	err = s.view(ctx, func(tx *sql.Tx) error {
+		id, err := agentID(ctx, tx, agent)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.QueryContext(ctx, "SELECT at, on_device, held FROM backlog WHERE agent_id = ? AND at >= ? AND at < ? ORDER BY at DESC LIMIT ?", id, from.UnixNano(), to.UnixNano(), limit)
+		if err != nil {
+			return failed("read backlog", err)
+		}
+		out, err = collect(rows, func() (b store.Sample, err error) {
+			var at int64
+			err = rows.Scan(&at, &b.OnDevice, &b.Held)
+			b.At = moment(at)
+			return b, err
+		})
+		slices.Reverse(out)
+		return failed("read backlog", err)
+	})
+	return out, err
 }
 
 func holes(ctx context.Context, tx *sql.Tx, a *store.Agent) error {

@@ -13,17 +13,24 @@ import (
 // retainInterval is how often retention is looked at: it counts in days.
 const retainInterval = 10 * time.Minute
 
-// retain removes what is older than the retention.
+// retain removes what is older than the retention, and old samples.
 func (s *Store) retain(ctx context.Context) error {
 	now := s.opt.Now()
 	s.mu.Lock()
-	due := s.opt.Retention > 0 && now.Sub(s.retired) >= retainInterval
+	due := now.Sub(s.retired) >= retainInterval
 	if due {
 		s.retired = now
 	}
 	s.mu.Unlock()
 	if !due {
 		return nil
+	}
+	err := s.write.do(ctx, func(ses *session) error {
+		_, err := ses.exec("DELETE FROM backlog WHERE at < ?", now.Add(-store.SamplesKept).UnixNano())
+		return failed("remove old samples", err)
+	})
+	if err != nil || s.opt.Retention <= 0 {
+		return err
 	}
 	rows, err := s.read.QueryContext(ctx, "SELECT e.id, e.ordinal, e.eid, a.name FROM epochs e JOIN agents a ON a.id = e.agent_id")
 	if err != nil {

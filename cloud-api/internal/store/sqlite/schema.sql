@@ -18,8 +18,18 @@ CREATE TABLE agents (
   open_epochs INTEGER NOT NULL DEFAULT 0,
   lead TEXT NOT NULL DEFAULT '',
   lead_mark INTEGER NOT NULL DEFAULT 0,
-  lead_turns INTEGER NOT NULL DEFAULT 0
+  lead_turns INTEGER NOT NULL DEFAULT 0,
+  sampled_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+
+-- How much was on the device, noted now and then while it is heard.
+CREATE TABLE backlog (
+  agent_id INTEGER NOT NULL REFERENCES agents(id),
+  at INTEGER NOT NULL,
+  on_device INTEGER NOT NULL,
+  held INTEGER NOT NULL,
+  PRIMARY KEY (agent_id, at)
+) STRICT, WITHOUT ROWID;
 
 -- The ledger rows: what a frame is checked against.
 CREATE TABLE epochs (
@@ -29,6 +39,8 @@ CREATE TABLE epochs (
   eid BLOB NOT NULL,
   ledger BLOB NOT NULL,
   missing INTEGER NOT NULL DEFAULT 0,
+  on_device INTEGER NOT NULL DEFAULT 0,
+  watermark INTEGER NOT NULL DEFAULT 0,
   boot BLOB, -- of the start record, when it has arrived
   not_after INTEGER NOT NULL DEFAULT 0, -- see clock.Timeline
   stale INTEGER NOT NULL DEFAULT 0, -- corrected times are to be made anew; counts how often that was found
@@ -37,6 +49,7 @@ CREATE TABLE epochs (
   UNIQUE (agent_id, ordinal, eid)
 ) STRICT;
 CREATE INDEX epochs_missing ON epochs(agent_id) WHERE missing > 0;
+CREATE INDEX epochs_open ON epochs(agent_id, ordinal) WHERE on_device > 0;
 CREATE INDEX epochs_boot ON epochs(agent_id, boot) WHERE boot IS NOT NULL;
 
 CREATE INDEX epochs_received ON epochs(last_received) WHERE last_received > 0;

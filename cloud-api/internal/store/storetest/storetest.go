@@ -64,6 +64,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"LateAnchorCorrectsTimes":         lateAnchorCorrectsTimes,
 		"RetentionExpires":                retentionExpires,
 		"ValuesAscendByTime":              valuesAscendByTime,
+		"ConfirmedFollowsTheFirstOpen":    confirmedFollowsTheFirstOpen,
+		"BacklogIsNoted":                  backlogIsNoted,
 		"NewestEpochsHaveTheirTop":        newestEpochsHaveTheirTop,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
@@ -966,5 +968,62 @@ func newestEpochsHaveTheirTop(t *testing.T, db Database) {
 	}
 	if got := all(t, st, store.Query{Agent: "a", Epoch: epoch(2), Limit: 7}); len(got) != 20 || got[0].Epoch != epoch(2) {
 		t.Errorf("%d readings of one epoch", len(got))
+	}
+}
+
+// An agent is confirmed up to the reading before the first one that is still on
+// the device, in whichever epoch that is.
+func confirmedFollowsTheFirstOpen(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	if a := find(t, st, "a"); a.Confirmed != 0 {
+		t.Errorf("before anything: %d", a.Confirmed)
+	}
+	base := sent.UnixNano() // a reading's time is this and its seq
+	old, now := epoch(1), epoch(2)
+	say := func(f store.Frame, durable uint64) {
+		commit(t, st, with(f, telemetry.OpenEpoch{Epoch: f.Epoch, Lowest: 1, Durable: durable}))
+	}
+	for _, c := range []struct {
+		f       store.Frame
+		durable uint64
+		want    int64
+	}{
+		{frame("a", old, 1, 10), 30, 10},
+		{frame("a", now, 101, 110), 110, 10}, // the old one has 11 to 30 still
+		{frame("a", old, 11, 30), 30, 30},    // now 1 to 100 of the new one are open
+		{frame("a", now, 1, 50), 110, 50},
+		{frame("a", now, 51, 100), 110, 110},
+	} {
+		say(c.f, c.durable)
+		if a := find(t, st, "a"); a.Confirmed != base+c.want {
+			t.Errorf("after %s %d-%d: confirmed to %d, want %d", c.f.Epoch, c.f.First, c.f.Last, a.Confirmed-base, c.want)
+		}
+	}
+}
+
+// The backlog of an agent that is heard is noted once a minute, and forgotten
+// after a month.
+func backlogIsNoted(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	for i := range uint64(5) {
+		f := with(frame("a", epoch(1), i+1, i+1), telemetry.OpenEpoch{Epoch: epoch(1), Lowest: 1, Durable: 10})
+		f.Received = sent.Add(time.Duration(i) * 30 * time.Second)
+		commit(t, st, f)
+	}
+	got, err := st.Backlog(t.Context(), "a", sent, sent.Add(time.Hour), 10)
+	if err != nil || len(got) != 3 || got[0].OnDevice != 9 || got[2].OnDevice != 5 || got[2].Held != 5 || !got[1].At.Equal(sent.Add(time.Minute)) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := st.Backlog(t.Context(), "a", sent, sent.Add(time.Hour), 2); err != nil || len(got) != 2 || got[0].OnDevice != 7 {
+		t.Errorf("the newest two: %+v, %v", got, err)
+	}
+	later := db.Open(t, sent.Add(store.SamplesKept+90*time.Second), 0)
+	if err := later.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := later.Backlog(t.Context(), "a", sent, sent.Add(time.Hour), 10); err != nil || len(got) != 1 {
+		t.Errorf("after a month: %+v, %v", got, err)
 	}
 }

@@ -19,8 +19,18 @@ CREATE TABLE agents (
   open_epochs bigint NOT NULL DEFAULT 0,
   lead text NOT NULL DEFAULT '',
   lead_mark bigint NOT NULL DEFAULT 0,
-  lead_turns bigint NOT NULL DEFAULT 0
+  lead_turns bigint NOT NULL DEFAULT 0,
+  sampled_at bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50); -- updated with every frame: leave room to do it in place
+
+-- How much was on the device, noted now and then while it is heard.
+CREATE TABLE backlog (
+  agent_id bigint NOT NULL REFERENCES agents (id),
+  at bigint NOT NULL,
+  on_device bigint NOT NULL,
+  held bigint NOT NULL,
+  PRIMARY KEY (agent_id, at)
+);
 
 -- The ledger rows: what a frame is checked against.
 CREATE TABLE epochs (
@@ -30,6 +40,8 @@ CREATE TABLE epochs (
   eid bytea NOT NULL,
   ledger bytea NOT NULL DEFAULT '',
   missing bigint NOT NULL DEFAULT 0,
+  on_device bigint NOT NULL DEFAULT 0,
+  watermark bigint NOT NULL DEFAULT 0,
   boot bytea, -- of the start record, when it has arrived
   not_after bigint NOT NULL DEFAULT 0, -- see clock.Timeline
   stale bigint NOT NULL DEFAULT 0, -- corrected times are to be made anew; counts how often that was found
@@ -39,6 +51,7 @@ CREATE TABLE epochs (
   UNIQUE (agent_id, ordinal, eid)
 ) WITH (fillfactor = 50);
 CREATE INDEX epochs_missing ON epochs (agent_id) WHERE missing > 0;
+CREATE INDEX epochs_open ON epochs (agent_id, ordinal) WHERE on_device > 0;
 CREATE INDEX epochs_boot ON epochs (agent_id, boot) WHERE boot IS NOT NULL;
 CREATE INDEX epochs_stale ON epochs (id) WHERE stale > 0;
 CREATE INDEX epochs_received ON epochs (last_received) WHERE last_received > 0;
