@@ -138,11 +138,26 @@ func (o *Outbox) admitPack(f *segment, path string) error {
 	}
 	if err != nil {
 		f.bad = err
+		if heads, err = trailerOf(path); err != nil {
+			return err
+		}
 	}
 	for _, h := range heads {
 		o.addRunLocked(f, h.Epoch, h.Seqs)
 	}
 	return nil
+}
+
+func trailerOf(path string) ([]head, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return readTrailer(f, info.Size()), f.Close()
 }
 
 // recoverLive finds out what the segment holds that a process before was writing

@@ -1,8 +1,10 @@
 package outbox
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"sort"
@@ -251,10 +253,11 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 		}
 		return errors.Join(err, os.Remove(p.path+suffixTemp))
 	}
-	if err := p.publish(used); err != nil {
+	size, err := p.publish(used)
+	if err != nil {
 		return fatal(err)
 	}
-	f := &segment{name: filepath.Base(p.path), size: used, pack: true}
+	f := &segment{name: filepath.Base(p.path), size: size, pack: true}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, h := range p.runs {
@@ -267,19 +270,83 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 	return nil
 }
 
-// publish syncs the file, gives it its name and syncs that.
-func (p *packer) publish(used int64) error {
+// publish syncs the file, gives it its name and syncs that. It returns its size.
+func (p *packer) publish(used int64) (int64, error) {
 	temp := p.path + suffixTemp
-	if err := os.Truncate(temp, used); err != nil {
+	trailer := encodeTrailer(p.runs)
+	err := os.Truncate(temp, used)
+	if err == nil {
+		err = p.finish(temp, used, trailer)
+	}
+	if err == nil {
+		err = os.Rename(temp, p.path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(p.path))
+	}
+	return used + int64(len(trailer)), err
+}
+
+func (p *packer) finish(temp string, used int64, trailer []byte) error {
+	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+	if err != nil {
 		return err
 	}
-	if !p.noSync {
-		if err := syncDir(temp); err != nil { // it syncs files as well
-			return err
+	_, err = f.WriteAt(trailer, used)
+	if err == nil && !p.noSync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// A pack ends, behind bbolt's pages, with a second copy of its heads. A segment's
+// name says whose numbers are in it; of a pack whose one page of heads is damaged
+// nobody would know what was lost.
+//
+//	trailer = head… ‖ length of the heads (4 bytes) ‖ CRC-32C of all before
+
+func encodeTrailer(heads []head) []byte {
+	var b []byte
+	for i := range heads {
+		h := heads[i].encode()
+		b = append(binary.AppendUvarint(b, uint64(len(h))), h...)
+	}
+	return sealSum(binary.LittleEndian.AppendUint32(b, uint32(len(b))))
+}
+
+// maxTrailer bounds what is read of one, in bytes.
+const maxTrailer = 16 << 20
+
+// readTrailer returns the heads at the end of the size bytes behind r, none when
+// they are not right.
+func readTrailer(r io.ReaderAt, size int64) []head {
+	end := make([]byte, min(size, 8))
+	if _, err := r.ReadAt(end, size-int64(len(end))); err != nil || len(end) < 8 {
+		return nil
+	}
+	n := int64(binary.LittleEndian.Uint32(end)) + 8
+	if n > min(size, maxTrailer) {
+		return nil
+	}
+	b := make([]byte, n)
+	if _, err := r.ReadAt(b, size-n); err != nil {
+		return nil
+	}
+	return decodeTrailer(b)
+}
+
+func decodeTrailer(b []byte) []head {
+	b, err := openSum(b)
+	if err != nil || len(b) < 4 {
+		return nil
+	}
+	var out []head
+	for d := (decoder{b: b[:len(b)-4]}); len(d.b) > 0; {
+		h, err := decodeHead(d.bytes(d.uvarint()))
+		if err != nil {
+			return nil
 		}
+		out = append(out, h)
 	}
-	if err := os.Rename(temp, p.path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(p.path))
+	return out
 }

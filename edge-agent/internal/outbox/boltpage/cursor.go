@@ -185,11 +185,12 @@ func (c *Cursor) forward() bool {
 	return false
 }
 
-// Leaves calls fn with every key and value that can be made out on any leaf page
-// of the size bytes behind r, in use or not, whatever the tree says, and those of
-// buckets that lie inside a page. Pages that cannot be read or are not what they
-// call themselves are passed over. page and elem name the place for At; key and
-// value are valid only during the call. It ends early when fn returns false.
+// Leaves calls fn with every key and value that can be made out on any page of the
+// size bytes behind r, read as a leaf, in use or not, whatever the tree and the
+// page's own header say, and with those of buckets that lie inside a page. Much
+// of that is noise: fn goes by checksums of its own. Pages that cannot be read are
+// passed over. page and elem name the place for At; key and value are valid only
+// during the call. It ends early when fn returns false.
 func Leaves(r io.ReaderAt, size int64, fn func(page uint64, elem int, key, value []byte) bool) {
 	for id := uint64(2); int64(id+1)*PageSize <= size; id++ {
 		n, ok := leafPage(r, size, id)
@@ -221,15 +222,14 @@ func leafPage(r io.ReaderAt, size int64, id uint64) (node, bool) {
 	if err != nil {
 		return node{}, false
 	}
-	n, over, err := parseHeader(buf, id)
-	if err != nil || !n.leaf {
-		return node{}, false
-	}
-	if over > 0 {
+	n := node{buf: buf, leaf: true}
+	if over := uint64(binary.LittleEndian.Uint32(buf[12:])); over > 0 {
 		if long, err := readAt(r, size, id, over+1); err == nil {
 			n.buf = long
 		}
 	}
+	// A wrong count must hide nothing: as many elements as a page has room for.
+	n.count = (PageSize - headerSize) / leafElem
 	return n, true
 }
 
@@ -248,10 +248,9 @@ func (n node) all() []keyValue {
 			out = append(out, keyValue{k, v})
 			continue
 		}
-		if len(v) > bucketSize {
-			if in, err := parseInline(v[bucketSize:]); err == nil {
-				out = append(out, in.all()...)
-			}
+		if len(v) > bucketSize+headerSize && len(v) < PageSize {
+			in := node{buf: v[bucketSize:], leaf: true, count: len(v) / leafElem}
+			out = append(out, in.all()...)
 		}
 	}
 	return out
