@@ -55,11 +55,22 @@ func TestTokenIsPrintedAlone(t *testing.T) {
 func TestUsageErrors(t *testing.T) {
 	file := settings(t)
 	for _, args := range [][]string{
-		{}, {"serve"}, {"run", "--confg", file}, {"check", "extra"}, {"token"}, {"token", "delete"}, {"access", "create"}, {"access", "create", "a b"},
-		{"access", "create", "a", "--role", "root"}, {"access", "create", "a", "--agents", "A"},
-		{"token", "create", "--config", file, "--uses", "0"}, {"token", "create", "--config", file, "--agent", "A B"},
-		{"token", "create", "--config", file, "--agent", "a", "--uses", "2"}, {"token", "create", "--config", file, "--agent", "a", "--prefix", "b"},
-		{"token", "create", "--config", file, "--ttl", "-1h"}, {"check", "--config", "/does/not/exist"},
+		{},
+		{"serve"},
+		{"run", "--confg", file},
+		{"check", "extra"},
+		{"token"},
+		{"token", "delete"},
+		{"access", "create"},
+		{"access", "create", "a b"},
+		{"access", "create", "a", "--role", "root"},
+		{"access", "create", "a", "--agents", "A"},
+		{"token", "create", "--config", file, "--uses", "0"},
+		{"token", "create", "--config", file, "--agent", "A B"},
+		{"token", "create", "--config", file, "--agent", "a", "--uses", "2"},
+		{"token", "create", "--config", file, "--agent", "a", "--prefix", "b"},
+		{"token", "create", "--config", file, "--ttl", "-1h"},
+		{"check", "--config", "/does/not/exist"},
 	} {
 		if _, _, err := call(t, args...); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)

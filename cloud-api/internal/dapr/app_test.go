@@ -40,7 +40,7 @@ func listen(t *testing.T, o AppOptions) (*App, string) {
 		if err := a.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
-		<-ended
+		_ = <-ended // Shutdown has told
 	})
 	return a, "http://" + ln.Addr().String()
 }
@@ -164,8 +164,8 @@ func TestShutdownFinishesTheEventInHand(t *testing.T) {
 	stopped := make(chan error)
 	go func() { stopped <- a.Shutdown(t.Context()) }()
 	select {
-	case <-stopped:
-		t.Fatal("stopped with an event in hand")
+	case err := <-stopped:
+		t.Fatal("stopped with an event in hand", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(leave)

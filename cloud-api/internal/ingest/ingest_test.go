@@ -251,10 +251,8 @@ func TestSamplesAreRare(t *testing.T) {
 // as held, since sending it again would not help.
 func TestSignedNonsenseIsQuarantined(t *testing.T) {
 	b := setUp(t)
-	raw := b.frame(t, 1, "x\x00")
 	for _, topic := range []string{"a\x00b", "a\xff"} {
-		var err error
-		raw, err = telemetry.EncodeFrame(telemetry.Header{Agent: "a", Epoch: epoch, First: 4, Last: 4},
+		raw, err := telemetry.EncodeFrame(telemetry.Header{Agent: "a", Epoch: epoch, First: 4, Last: 4},
 			[]telemetry.Record{{Seq: 4, Kind: telemetry.KindReading, Reading: &telemetry.Reading{Topic: topic}}}, b.key)
 		if err != nil {
 			continue // the encoder refuses it already
@@ -325,7 +323,7 @@ func TestNewKeyIsHeardAtOnce(t *testing.T) {
 func TestSlotsBoundTheWork(t *testing.T) {
 	b := setUp(t)
 	hold, entered := make(chan struct{}), make(chan struct{}, 10)
-	b.Service.opt.Store = slow{b.db, hold, entered}
+	b.opt.Store = slow{b.db, hold, entered}
 	raw := b.frame(t, 1, "x")
 	var wg sync.WaitGroup
 	for range 4 {

@@ -24,7 +24,7 @@ func TestNumber(t *testing.T) {
 			t.Errorf("%s: %v, %t, want %v", path, v, ok, want)
 		}
 	}
-	if v, ok := (Pointer)(nil).Number([]byte(" 21.5\n")); !ok || v != 21.5 {
+	if v, ok := Pointer(nil).Number([]byte(" 21.5\n")); !ok || v != 21.5 {
 		t.Errorf("a bare number: %v, %t", v, ok)
 	}
 }

@@ -76,13 +76,13 @@ func TestNATSSecondSubscriber(t *testing.T) {
 	other := testbed.NewApp(t)
 	testbed.NewSidecar(t, "cloud-api", w.resources("cloud"), other.Port, w.env...)
 	testbed.Eventually(t, 30*time.Second, "both replicas get some", func() bool {
-		w.publishOnly(random(t, 1000))
+		_ = w.publishOnly(random(t, 1000))
 		return other.Calls() > 0 && w.app.Calls() > 2
 	})
 	w.cloud.Stop()
 	frame := random(t, frameSize)
 	testbed.Eventually(t, 30*time.Second, "the second takes over", func() bool {
-		w.publishOnly(frame)
+		_ = w.publishOnly(frame)
 		return other.Has("/ingest/live", frame)
 	})
 }

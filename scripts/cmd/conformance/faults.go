@@ -143,8 +143,10 @@ func (c *course) killAfterCommit(ctx context.Context) error {
 		return err
 	}
 	before, err := c.held(ctx)
-	for held := before; err == nil && held == before; held, err = c.held(ctx) {
-		err = pause(ctx, 5*time.Millisecond)
+	for held := before; err == nil && held == before; {
+		if err = pause(ctx, 5*time.Millisecond); err == nil {
+			held, err = c.held(ctx)
+		}
 	}
 	err = errors.Join(err, s.Cloud.API.Kill())
 	if err != nil {

@@ -125,7 +125,7 @@ func watchRabbitMQ(ctx context.Context, props map[string]string) (<-chan struct{
 	lost := make(chan struct{})
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
-		<-closed
+		_ = <-closed // whatever the reason
 		close(lost)
 	}()
 	return lost, func() { _ = conn.Close() }, nil // it is idle: there is nothing to lose in closing it

@@ -69,7 +69,7 @@ func (l *life) init(ctx context.Context, props map[string]string) error {
 		return err
 	case <-ctx.Done():
 		go func() {
-			<-done
+			_ = <-done // too late to matter
 			_ = guard(l.inner.Close)
 		}()
 		return fmt.Errorf("connect: %w", context.Cause(ctx))

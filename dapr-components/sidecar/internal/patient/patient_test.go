@@ -29,7 +29,6 @@ type world struct {
 
 type fake struct {
 	w      *world
-	pinged bool
 	mu     sync.Mutex
 	subs   map[string]pubsub.Handler
 	closed atomic.Bool

@@ -143,7 +143,7 @@ func Listening(t testing.TB, port int, p *Process) {
 		}
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
-			c.Close()
+			_ = c.Close()
 		}
 		return err == nil
 	})

@@ -105,7 +105,7 @@ func (s *Sidecar) Client() client.Client {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { conn.Close() })
+	s.t.Cleanup(func() { _ = conn.Close() })
 	return client.NewClientWithConnection(conn)
 }
 
