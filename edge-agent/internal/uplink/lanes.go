@@ -242,8 +242,7 @@ func (u *Uplink) launchFlight(ctx context.Context, fl *flight, f frame, now time
 // resend cuts the frame of a flight anew. A frame that was missed goes whatever
 // the window says, since its bytes are counted already.
 func (u *Uplink) resend(ctx context.Context, fl *flight, counted bool, now time.Time) bool {
-	if busy := u.inFlight(); !counted && busy > 0 && busy+fl.size > u.limit(fl.lane) {
-		u.full, u.yield = true, u.yield || fl.size > u.limit(fl.lane)
+	if !counted && !u.fits(fl.lane, fl.size) {
 		return false
 	}
 	size := telemetry.MaxFrame
@@ -261,6 +260,10 @@ func (u *Uplink) resend(ctx context.Context, fl *flight, counted bool, now time.
 		u.trouble(err, now)
 		return false
 	}
+	if !counted && !u.fits(fl.lane, len(f.data)) {
+		fl.size = max(fl.size, len(f.data)) // the size of a part is a guess before
+		return false
+	}
 	if f.seqs.First > fl.seqs.First {
 		e.lost(telemetry.Range{First: fl.seqs.First, Last: f.seqs.First - 1})
 		fl.seqs.First = f.seqs.First
@@ -271,6 +274,17 @@ func (u *Uplink) resend(ctx context.Context, fl *flight, counted bool, now time.
 	u.met.resends.WithLabelValues(fl.lane.String()).Inc()
 	u.launchFlight(ctx, fl, f, now)
 	return true
+}
+
+// fits reports whether the window has room for size bytes that are due. What is
+// larger than all of it has everything else wait until it can go alone.
+func (u *Uplink) fits(in lane, size int) bool {
+	busy, limit := u.inFlight(), u.limit(in)
+	if busy == 0 || busy+size <= limit {
+		return true
+	}
+	u.full, u.yield = true, u.yield || size > limit
+	return false
 }
 
 // trouble pauses everything after an error of the outbox, and logs it: the
