@@ -1,106 +1,87 @@
-// Shows what the API beside this page says, every two seconds. Whatever came
-// from the network is put into the page as text, never as HTML.
-"use strict";
+// Chooses the page by the address after #, and lets it look again every two
+// seconds while somebody can see it.
+import { agent } from "./agent.js";
+import { get, NeedToken, setToken } from "./api.js";
+import { explore } from "./explore.js";
+import { fleet } from "./fleet.js";
+import { quarantine } from "./quarantine.js";
+import { h } from "./ui.js";
 
 const refresh = 2000;
-const quietAfter = 180; // seconds without a frame; an idle agent sends one a minute
-const $ = (id) => document.getElementById(id);
-const numbers = new Intl.NumberFormat();
-const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
+const main = document.getElementById("main");
+const error = document.getElementById("error");
+const updated = document.getElementById("updated");
+let visit = 0; // so that a page that was left shows nothing any more
 
-async function get(path) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" } });
-  if (answer.ok) return answer.json();
-  const problem = await answer.json().catch(() => ({}));
-  throw new Error(problem.detail || `the server answered ${answer.status}`);
+function route() {
+  const [path, query] = location.hash.replace(/^#/, "").split("?");
+  const [page = "", id = ""] = path.split("/").slice(1).map(decodeURIComponent);
+  return { page: page || "fleet", id, parameters: Object.fromEntries(new URLSearchParams(query)) };
 }
 
-function element(tag, text, kind) {
-  const e = document.createElement(tag);
-  e.textContent = text;
-  if (kind) e.className = kind;
-  return e;
+/** go shows another view of a page, as an address that can be kept. */
+function go(parameters, replace = false) {
+  const hash = "#/explore?" + new URLSearchParams(Object.entries(parameters).filter(([, v]) => v !== undefined));
+  if (replace) { history.replaceState(null, "", hash); visitPage(); } else location.hash = hash;
 }
 
-function time(text) {
-  const e = element("time", text ? moment.format(new Date(text)) : "never");
-  if (text) e.title = e.dateTime = text;
-  return e;
+const pages = {
+  fleet: (_, me) => fleet(main, me),
+  agent: ({ id }, me) => agent(main, id, me),
+  explore: ({ parameters }) => explore(main, parameters, go),
+  quarantine: (_, me) => quarantine(main, me),
+};
+
+function askForToken(why) {
+  const input = h("input", { type: "password", autocomplete: "off", required: true, "aria-label": "Access token" });
+  main.replaceChildren(h("section", {}, h("h1", {}, "Access token"),
+    h("p", { class: "quiet" }, "This server asks who reads. Make a token with ", h("code", {}, "cloud-api access create NAME"), ". It is kept until the tab is closed."),
+    why ? h("p", { class: "bad" }, why) : null,
+    h("form", { class: "head", onsubmit: (e) => { e.preventDefault(); setToken(input.value.trim()); visitPage(); } }, input, h("button", { class: "main" }, "Show the data"))));
+  input.focus();
 }
 
-function cell(content, kind) {
-  if (content instanceof Node) {
-    const td = element("td", "", kind);
-    td.append(content);
-    return td;
+function fail(e) {
+  if (e instanceof NeedToken) {
+    setToken("");
+    visit++;
+    askForToken(e.message);
+    return;
   }
-  return element("td", typeof content === "number" ? numbers.format(content) : content, kind);
+  error.textContent = `Cannot read from the cloud: ${e.message}. What is shown may be old; this page goes on trying.`;
+  error.hidden = false;
 }
 
-function ago(text) {
-  if (!text) return "never";
-  const s = Math.max(0, Math.round((Date.now() - new Date(text)) / 1000));
-  if (s < 90) return `${s} s ago`;
-  if (s < 5400) return `${Math.round(s / 60)} min ago`;
-  if (s < 129600) return `${Math.round(s / 3600)} h ago`;
-  return `${Math.round(s / 86400)} d ago`;
-}
-
-function state(a) {
-  if (a.alarms.length) return ["alarm", "bad"];
-  if (!a.last_seen) return ["enrolled, not heard of", "dim"];
-  if ((Date.now() - new Date(a.last_seen)) / 1000 > quietAfter) return ["silent", "warn"];
-  if (a.on_device > 0) return ["catching up", "warn"];
-  return ["up to date", "good"];
-}
-
-function agentRow(a) {
-  const tr = document.createElement("tr");
-  const [word, kind] = state(a);
-  const seen = element("span", ago(a.last_seen));
-  if (a.last_seen) seen.title = a.last_seen;
-  tr.append(
-    cell(a.id), cell(word, "state " + kind), cell(seen), cell(a.watermark, "n"), cell(a.held, "n"), cell(a.on_device, "n"),
-    cell(a.lost, "n" + (a.lost ? " warn" : "")), cell(a.unexplained, "n" + (a.unexplained ? " bad" : "")), cell(a.redelivered, "n"));
-  return tr;
-}
-
-function readingRow(r) {
-  const tr = document.createElement("tr");
-  const long = r.payload.length > 400;
-  tr.append(
-    cell(time(r.corrected_at)), cell(r.agent), cell(r.topic, "topic"),
-    cell((r.payload_encoding === "base64" ? "base64: " : "") + r.payload.slice(0, 400) + (long ? "…" : ""), "payload"),
-    cell(`${r.epoch.split("-")[0]} · ${numbers.format(r.seq)}`, "n"));
-  return tr;
-}
-
-function fill(table, empty, rows) {
-  $(table).tBodies[0].replaceChildren(...rows);
-  $(table).hidden = rows.length === 0;
-  $(empty).hidden = rows.length > 0;
-}
-
-function show(agents, readings) {
-  fill("fleet", "fleet-empty", agents.map(agentRow));
-  fill("latest", "latest-empty", readings.map(readingRow));
-  $("alarms").replaceChildren(...agents.flatMap((a) => a.alarms.map((l) => element("li", `${a.id}: ${l.kind}: ${l.detail}`))));
-  const sum = (key) => agents.reduce((n, a) => n + a[key], 0);
-  $("summary").textContent =
-    `${numbers.format(agents.length)} agents · ${numbers.format(sum("held"))} records held · ` +
-    `${numbers.format(sum("on_device"))} on devices still · ${numbers.format(sum("lost"))} lost · ${numbers.format(sum("unexplained"))} unexplained`;
-}
-
-async function update() {
-  try {
-    const [agents, readings] = await Promise.all([get("v1/agents"), get("v1/readings?order=desc&limit=25")]);
-    show(agents.agents, readings.readings);
-    $("error").hidden = true;
-  } catch (e) {
-    $("error").textContent = `Cannot read from the cloud: ${e.message}. What is shown may be old; this page goes on trying.`;
-    $("error").hidden = false;
+async function visitPage() {
+  const mine = ++visit;
+  const r = route();
+  for (const a of document.querySelectorAll("nav a[data-page]")) {
+    if (a.dataset.page === r.page || (a.dataset.page === "fleet" && r.page === "agent")) a.setAttribute("aria-current", "page");
+    else a.removeAttribute("aria-current");
   }
-  setTimeout(update, refresh);
+  document.title = (r.page === "agent" ? r.id : r.page[0].toUpperCase() + r.page.slice(1)) + " · Holdfast";
+  error.hidden = true;
+  let update;
+  while (mine === visit) {
+    if (!document.hidden) {
+      try {
+        if (!update) {
+          const me = await get("me");
+          if (mine !== visit) return;
+          if (!pages[r.page]) throw new Error("there is no such page");
+          update = pages[r.page](r, me);
+        }
+        await update();
+        if (mine !== visit) return;
+        error.hidden = true;
+        updated.textContent = `As of ${new Intl.DateTimeFormat(undefined, { timeStyle: "medium" }).format(new Date())}`;
+      } catch (e) {
+        if (mine === visit) fail(e);
+      }
+    }
+    await new Promise((wake) => { setTimeout(wake, refresh); document.addEventListener("visibilitychange", wake, { once: true }); });
+  }
 }
 
-update();
+addEventListener("hashchange", () => { visitPage(); main.focus(); scrollTo(0, 0); });
+visitPage();
