@@ -101,7 +101,7 @@ func (c *course) trial(ctx context.Context, f fault) (row, error) {
 	if err := pause(ctx, warmUp); err != nil {
 		return r, err
 	}
-	begin := time.Now()
+	begin, ends := time.Now(), c.ends()
 	evidence, err := f.does(ctx, c)
 	if err != nil {
 		return r, err
@@ -119,8 +119,15 @@ func (c *course) trial(ctx context.Context, f fault) (row, error) {
 	if err := load.end(); err != nil {
 		return r, err
 	}
-	return r, c.count(ctx, &r, f, healed)
+	if err := c.count(ctx, &r, f, healed); err != nil {
+		return r, err
+	}
+	r.Ends = c.ends() - ends
+	return r, nil
 }
+
+// ends is how often sidecars ended by themselves.
+func (c *course) ends() int { return c.stack.Edge.Sidecar.Ends() + c.stack.Cloud.Sidecar.Ends() }
 
 // publish starts a fleet against addr.
 func (c *course) publish(ctx context.Context, name, addr string, rate float64) *fleet {

@@ -9,10 +9,14 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
 )
 
-// networkCut: after two minutes without a server NATS' own client gives up for
-// good, and what is built on it must not.
+// networkCut lasts more than two minutes over NATS in any case: after them NATS'
+// own client gives up for good, and what is built on it must not.
 func networkCut(ctx context.Context, c *course) (string, error) {
-	return c.disconnected(ctx, link.Condition{Down: true}, c.either(15*time.Second, 130*time.Second))
+	long := c.either(15*time.Second, 130*time.Second)
+	if c.kind.Name == "nats" {
+		long = 130 * time.Second
+	}
+	return c.disconnected(ctx, link.Condition{Down: true}, long)
 }
 
 func networkSilent(ctx context.Context, c *course) (string, error) {

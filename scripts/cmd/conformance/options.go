@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ type options struct {
 	sensors  int
 	parallel int
 	long     bool
+	stock    bool
 	json     bool
 	keep     bool
 }
@@ -34,7 +36,7 @@ sensors publish, and counts after every fault:
 
 Every program is the real one. The links can be cut; the proxy repeats, delays
 and refuses what is delivered to the cloud. A broker that is not installed is
-skipped and named. Over each broker one stack runs, and the faults one after the
+skipped and named, or fails when HOLDFAST_TEST_REQUIRE names it. Over each broker one stack runs, and the faults one after the
 other; every fault has sensors of its own, which publish through it and until
 the device has caught up. Then everything that the cloud holds, of this fault
 and those before it, is read back and compared byte for byte with what each
@@ -50,8 +52,11 @@ Flags:
   --for DURATION    sensors publish at least this long in each fault (default 8s)
   --rate N          messages a second, of all sensors together (default 200)
   --sensors N       how many sensors publish, 1 to 100 (default 10)
-  --parallel N      brokers at a time (default 1)
+  --parallel N      brokers at a time (default 2)
   --long            longer faults, such as a network cut of more than two minutes
+  --stock           with Dapr's own daprd (built with the tag stablecomponents, which takes
+                    minutes) instead of ours, restarted one second after it ends by
+                    itself; over mqtt, redis and rabbitmq, for it has no JetStream
   --keep            keep data and logs, which otherwise only a failure does
   --json            print the result as one JSON object on the last line too
 
@@ -69,9 +74,10 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.DurationVar(&o.least, "for", 8*time.Second, "")
 	fs.Float64Var(&o.rate, "rate", 200, "")
 	fs.IntVar(&o.sensors, "sensors", 10, "")
-	fs.IntVar(&o.parallel, "parallel", 1, "")
+	fs.IntVar(&o.parallel, "parallel", 2, "")
 	fs.BoolVar(&o.long, "long", false, "")
 	fs.BoolVar(&o.keep, "keep", false, "")
+	fs.BoolVar(&o.stock, "stock", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.Usage = func() {
 		fmt.Fprint(out, help)
@@ -105,6 +111,7 @@ func (o *options) choose(brokers, names string) error {
 			o.brokers = append(o.brokers, kind)
 		}
 	}
+	o.brokers = slices.DeleteFunc(o.brokers, func(k broker.Kind) bool { return o.stock && k.Name == "nats" })
 	if names == "" {
 		return nil
 	}
@@ -121,6 +128,8 @@ func (o *options) choose(brokers, names string) error {
 
 func (o options) validate() error {
 	switch {
+	case len(o.brokers) == 0:
+		return errors.New("--stock: Dapr's own daprd has no JetStream in its stable components")
 	case o.least < time.Second || o.least > time.Hour:
 		return fmt.Errorf("--for %v: want 1s to 1h", o.least)
 	case o.sensors < 1 || o.sensors > 100:

@@ -13,6 +13,7 @@ import (
 // result is the whole run.
 type result struct {
 	Passed  bool           `json:"passed"`
+	Stock   bool           `json:"stock"` // with Dapr's own daprd
 	Seconds float64        `json:"seconds"`
 	Rate    float64        `json:"rate"` // messages a second that sensors were to publish
 	Brokers []brokerResult `json:"brokers"`
@@ -45,6 +46,7 @@ type row struct {
 	Publishing   float64           `json:"publishing_s"` // how long sensors published
 	CaughtUp     float64           `json:"caught_up_s"`  // from the end of the fault
 	Evidence     string            `json:"evidence"`     // that it took place
+	Ends         int               `json:"sidecar_ends"` // by themselves
 	Faults       []string          `json:"faults,omitempty"`
 	Examples     []string          `json:"examples,omitempty"`
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +33,7 @@ func (s *suite) run(ctx context.Context) (result, error) {
 	if s.root, err = repo.Root(); err != nil {
 		return result{}, err
 	}
-	s.programs, err = build.Builder{Root: s.root, Out: s.screen, TTY: s.screen.TTY()}.Build(ctx, stack.Programs()...)
-	if err != nil {
+	if err := s.build(ctx); err != nil {
 		return result{}, err
 	}
 	dir, err := os.MkdirTemp("", "holdfast-conformance-")
@@ -41,7 +42,7 @@ func (s *suite) run(ctx context.Context) (result, error) {
 	}
 	s.screen.Restart()
 	begin := time.Now()
-	res := result{Rate: s.rate, Brokers: s.over(ctx, dir)}
+	res := result{Rate: s.rate, Stock: s.stock, Brokers: s.over(ctx, dir)}
 	if ctx.Err() != nil {
 		return res, errors.Join(ctx.Err(), os.RemoveAll(dir))
 	}
@@ -53,6 +54,26 @@ func (s *suite) run(ctx context.Context) (result, error) {
 		return res, nil
 	}
 	return res, os.RemoveAll(dir)
+}
+
+// stockDaprd is the sidecar that the Dapr project ships, at the version whose
+// runtime ours is.
+var stockDaprd = build.Program{
+	Name: "daprd-stock", Dir: "scripts/tools/daprd-stock",
+	Package: "github.com/dapr/dapr/cmd/daprd", Tags: "stablecomponents",
+}
+
+// build compiles what the stack runs.
+func (s *suite) build(ctx context.Context) (err error) {
+	programs := stack.Programs()
+	if s.stock {
+		programs = append(programs, stockDaprd)
+	}
+	s.programs, err = build.Builder{Root: s.root, Out: s.screen, TTY: s.screen.TTY()}.Build(ctx, programs...)
+	if err == nil && s.stock {
+		s.programs[build.Daprd.Name] = s.programs[stockDaprd.Name]
+	}
+	return err
 }
 
 // over runs each broker, so many at a time.
@@ -76,8 +97,7 @@ func (s *suite) broker(ctx context.Context, kind broker.Kind, dir string) broker
 	res := brokerResult{Broker: kind.Name}
 	if kind.Program != "" {
 		if _, err := kind.Find(); err != nil {
-			res.Skipped = err.Error()
-			s.screen.Event("%-9s SKIP: %v", kind.Name, err)
+			s.absent(&res, kind, err)
 			return res
 		}
 	}
@@ -97,13 +117,27 @@ func (s *suite) broker(ctx context.Context, kind broker.Kind, dir string) broker
 	return res
 }
 
+// absent skips a broker, unless HOLDFAST_TEST_REQUIRE names it, as for tests.
+func (s *suite) absent(res *brokerResult, kind broker.Kind, why error) {
+	required := strings.Split(os.Getenv("HOLDFAST_TEST_REQUIRE"), ",")
+	if slices.Contains(required, kind.Name) || slices.Contains(required, strings.TrimSuffix(kind.Program, "-server")) {
+		res.Error = why.Error() + ", but HOLDFAST_TEST_REQUIRE names it"
+		s.screen.Event("%-9s FAILED: %s", kind.Name, res.Error)
+		return
+	}
+	res.Skipped = why.Error()
+	s.screen.Event("%-9s SKIP: %v", kind.Name, why)
+}
+
 func (s *suite) start(ctx context.Context, kind broker.Kind, dir string) (*course, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	st, err := stack.Start(ctx, stack.Options{
-		Root: s.root, Dir: dir, Programs: s.programs, Agent: "conformance", Broker: kind, Exposed: true,
-	})
+	o := stack.Options{Root: s.root, Dir: dir, Programs: s.programs, Agent: "conformance", Broker: kind, Exposed: true}
+	if s.stock {
+		o.Restart = time.Second
+	}
+	st, err := stack.Start(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,10 @@ func (k Kind) Find() (string, error) {
 	return "", fmt.Errorf("%s: %w", k.Program, ErrNotInstalled)
 }
 
+// Env is what a sidecar needs in its environment to reach such a broker at addr:
+// its own address or that of a link that leads to it.
+func (k Kind) Env(addr string) []string { return []string{k.variable + "=" + k.url(addr)} }
+
 // Options say where a broker lives.
 type Options struct {
 	Dir     string                 // for its configuration and data; made when absent
@@ -135,11 +139,8 @@ func (s *Server) prepare(address func() (string, error)) (err error) {
 // Kind returns what it is.
 func (s *Server) Kind() Kind { return s.kind }
 
-// Env is what a sidecar needs in its environment to reach the broker at addr:
-// its own address or that of a link that leads to it.
-func (s *Server) Env(addr string) []string {
-	return []string{s.kind.variable + "=" + s.kind.url(addr)}
-}
+// Data is the folder of what it stores.
+func (s *Server) Data() string { return s.place.data() }
 
 // Ready returns nil when clients are served.
 func (s *Server) Ready(ctx context.Context) error {

@@ -47,7 +47,7 @@ func configureRabbitMQ(p place) ([]process.Spec, error) {
 			"RABBITMQ_NODENAME=holdfast" + portOf(p.addr) + "@localhost",
 			"RABBITMQ_CONFIG_FILE=" + conf,
 			"RABBITMQ_MNESIA_BASE=" + filepath.Join(p.data(), "mnesia"),
-			"RABBITMQ_LOG_BASE=" + filepath.Join(p.dir, "log"),
+			"RABBITMQ_LOG_BASE=" + filepath.Join(p.dir, "upgrades"),
 			"RABBITMQ_LOGS=-",
 			"RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(p.dir, "plugins"),
 			"RABBITMQ_DIST_PORT=" + dist,

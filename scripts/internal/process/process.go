@@ -23,6 +23,10 @@ type Spec struct {
 	Env  []string // in addition to a clean minimum (PATH, HOME, TMPDIR)
 	Dir  string   // working folder; empty: this one's
 	Log  string   // file that stdout and stderr are appended to
+
+	// Restart is how soon it is started again when it ended by itself, as
+	// systemd would; 0: never, and its end is a failure of the group.
+	Restart time.Duration
 }
 
 // Process is one program that can be killed, frozen and started again. Its
@@ -37,6 +41,9 @@ type Process struct {
 	wanted  bool          // someone asked for the end of cmd
 	used    time.Duration // CPU time of the runs that ended
 	started time.Time
+	ends    int // by itself
+
+	starting sync.Mutex // held while it is decided whether to start it
 }
 
 // Name returns the name given in the spec.
@@ -92,8 +99,17 @@ func (p *Process) Freeze() error { return p.signal(syscall.SIGSTOP) }
 // Thaw lets a frozen process go on.
 func (p *Process) Thaw() error { return p.signal(syscall.SIGCONT) }
 
+// Ends returns how often the program ended by itself.
+func (p *Process) Ends() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ends
+}
+
 // Start runs the program again after Kill or Stop, with the same spec.
 func (p *Process) Start() error {
+	p.starting.Lock()
+	defer p.starting.Unlock()
 	if p.Running() {
 		return fmt.Errorf("start %s: it is running", p.spec.Name)
 	}
@@ -133,10 +149,12 @@ func (p *Process) signal(s syscall.Signal) error {
 }
 
 func (p *Process) end(s syscall.Signal, limit time.Duration) error {
+	p.starting.Lock()
 	p.mu.Lock()
 	p.wanted = true
 	pid, done := p.cmd.Process.Pid, p.done
 	p.mu.Unlock()
+	p.starting.Unlock()
 	if !p.Running() {
 		return nil
 	}
@@ -161,11 +179,20 @@ func (p *Process) wait(cmd *exec.Cmd, done chan struct{}, log *os.File) {
 	_ = log.Close() // the child wrote it; nothing of ours is buffered
 	p.mu.Lock()
 	wanted := p.wanted
+	if !wanted {
+		p.ends++
+	}
 	p.used += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	p.mu.Unlock()
 	close(done)
 	if wanted {
 		return
+	}
+	if p.spec.Restart > 0 {
+		err = p.again(cmd)
+		if err == nil {
+			return
+		}
 	}
 	state := "exit status 0"
 	if err != nil {
@@ -173,4 +200,19 @@ func (p *Process) wait(cmd *exec.Cmd, done chan struct{}, log *os.File) {
 	}
 	p.group.report(fmt.Errorf("%s ended by itself after %v: %s\nend of %s:\n%s",
 		p.spec.Name, time.Since(p.started).Round(time.Millisecond), state, p.spec.Log, p.Tail(15)))
+}
+
+// again starts the program once more after a while, unless somebody asked for
+// its end or has started it meanwhile.
+func (p *Process) again(ended *exec.Cmd) error {
+	time.Sleep(p.spec.Restart)
+	p.starting.Lock()
+	defer p.starting.Unlock()
+	p.mu.Lock()
+	mine := p.cmd == ended && !p.wanted
+	p.mu.Unlock()
+	if !mine {
+		return nil
+	}
+	return p.group.launch(p)
 }

@@ -81,6 +81,27 @@ func TestOnlyUnaskedEndsAreReported(t *testing.T) {
 	}
 }
 
+// A process that is to be restarted comes back by itself after it ended by itself, and stays away once someone wanted that.
+func TestRestartsWhatEndedByItself(t *testing.T) {
+	g := newGroup(t)
+	p, err := g.Start(Spec{Name: "weak", Path: "/bin/sh", Args: []string{"-c", "sleep 600"}, Log: filepath.Join(t.TempDir(), "log"), Restart: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := p.Pid()
+	if err := syscall.Kill(-first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the next run", func() bool { return p.Ends() == 1 && p.Running() && p.Pid() != first })
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // many times Restart
+	if p.Running() || p.Ends() != 1 || len(g.Failed()) != 0 {
+		t.Fatalf("running %v, ended by itself %d times, %d reports", p.Running(), p.Ends(), len(g.Failed()))
+	}
+}
+
 // A killed process starts again under the same spec and goes on in the same log.
 func TestRestartAppendsToTheLog(t *testing.T) {
 	g := newGroup(t)

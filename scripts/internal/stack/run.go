@@ -18,14 +18,18 @@ import (
 )
 
 func (s *Stack) run(p build.Program, name string, env []string, args ...string) (*process.Process, error) {
-	return s.group.Start(process.Spec{
+	spec := process.Spec{
 		Name: name,
 		Path: s.o.Programs[p.Name],
 		Args: args,
 		Env:  env,
 		Dir:  s.o.Dir,
 		Log:  filepath.Join(s.o.Dir, "log", name+".log"),
-	})
+	}
+	if p == build.Daprd {
+		spec.Restart = s.o.Restart
+	}
+	return s.group.Start(spec)
 }
 
 // await polls url until it answers with a 2xx. It gives up when the program

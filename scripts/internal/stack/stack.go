@@ -33,6 +33,10 @@ type Options struct {
 	Agent    string      // the agent's id; empty: demo-pi
 	Broker   broker.Kind // zero: NATS
 	Exposed  bool        // the cloud's side can be disturbed too: Cloud.Receipts and Cloud.Door
+
+	// Restart is how soon a sidecar that ended by itself is started again; 0:
+	// never, and its end is a failure. Ours does not end; Dapr's own does.
+	Restart time.Duration
 }
 
 // Stack is everything, running. Its processes may be killed, frozen and started

@@ -55,7 +55,7 @@ func (s *Stack) startCloud(ctx context.Context) (err error) {
 		return err
 	}
 	s.Cloud.Sidecar, err = s.sidecar(ctx, "daprd-cloud", s.addr.cloud,
-		append(s.Broker.Env(s.Broker.Addr), "APP_API_TOKEN="+token),
+		append(s.Broker.Kind().Env(s.Broker.Addr), "APP_API_TOKEN="+token),
 		append(s.sidecarArgs("cloud-api", "cloud", s.addr.cloud), "--app-port", portOf(app), "--app-protocol", "http"))
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (s *Stack) startEdge(ctx context.Context) (err error) {
 // startDevice starts the sidecar and the agent of e, whose addresses and data
 // are decided. The name tells its files from those of others.
 func (s *Stack) startDevice(ctx context.Context, e *Edge, name string, at sidecarPorts) (err error) {
-	e.Sidecar, err = s.sidecar(ctx, "daprd-"+name, at, s.Broker.Env(e.Link.Addr()), s.sidecarArgs("edge-agent", "edge", at))
+	e.Sidecar, err = s.sidecar(ctx, "daprd-"+name, at, s.Broker.Kind().Env(e.Link.Addr()), s.sidecarArgs("edge-agent", "edge", at))
 	if err != nil {
 		return err
 	}
