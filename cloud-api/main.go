@@ -19,7 +19,9 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/api"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/format"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -39,6 +41,10 @@ const usage = `usage: cloud-api COMMAND [--config FILE] …
   access create NAME     make an access token and print it; the line for public.access.tokens_file goes to standard error
     --role read|admin    what it may do (default read)
     --agents a,pi-*      the agents it may see (default all)
+  export                 write readings to standard output
+    --format F           ndjson, csv or parquet (default ndjson)
+    --agent, --topic     only these; the topic may have + and #
+    --from, --to         corrected times such as 2026-05-04T10:00:00Z
   version                print the version
 `
 
@@ -85,6 +91,8 @@ func command(ctx context.Context, args, environ []string, out, errOut io.Writer)
 		return withConfig(name, rest, environ, errOut, nil, func(c config.Config, log *slog.Logger) error { return migrate(ctx, c, log, out) })
 	case "token":
 		return token(ctx, rest, environ, out, errOut)
+	case "export":
+		return export(ctx, rest, environ, out, errOut)
 	case "access":
 		return access(rest, out, errOut)
 	case "version", "--version", "-version":
@@ -193,6 +201,49 @@ func checkGrant(g enrol.Grant) error {
 		return fmt.Errorf("%w: --ttl = %s: want more than 0", errUsage, g.TTL)
 	}
 	return nil
+}
+
+func export(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	var q store.Query
+	var kind, from, to string
+	flags := func(fs *flag.FlagSet) {
+		fs.StringVar(&kind, "format", "ndjson", "ndjson, csv or parquet")
+		fs.StringVar(&q.Agent, "agent", "", "only this agent")
+		fs.StringVar(&q.Topic, "topic", "", "only topics that match this filter")
+		fs.StringVar(&from, "from", "", "corrected time, inclusive")
+		fs.StringVar(&to, "to", "", "corrected time, exclusive")
+	}
+	return withConfig("export", args, environ, errOut, flags, func(c config.Config, log *slog.Logger) error {
+		var err error
+		if q.From, err = instant("from", from); err != nil {
+			return err
+		}
+		if q.To, err = instant("to", to); err != nil {
+			return err
+		}
+		switch {
+		case format.Names[kind] == "":
+			return fmt.Errorf("%w: --format = %q: want ndjson, csv or parquet", errUsage, kind)
+		case q.Topic != "" && !store.ValidFilter(q.Topic):
+			return fmt.Errorf("%w: --topic = %q: want an MQTT topic filter", errUsage, q.Topic)
+		}
+		n, err := server.Export(ctx, c, q, format.Names[kind], out, log)
+		if err == nil {
+			log.Info("export: done", "readings", n)
+		}
+		return err
+	})
+}
+
+func instant(name, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return 0, fmt.Errorf("%w: --%s = %q: want a time such as 2026-05-04T10:00:00Z", errUsage, name, s)
+	}
+	return t.UnixNano(), nil
 }
 
 // access makes an access token. Only its hash is to be kept.

@@ -97,6 +97,23 @@ func TestSmallCommands(t *testing.T) {
 	}
 }
 
+// export writes what the database has, and refuses what it cannot.
+func TestExport(t *testing.T) {
+	file := settings(t)
+	out, errOut, err := call(t, "export", "--config", file, "--format", "csv")
+	if err != nil || !strings.HasPrefix(out, "agent,epoch,seq,") || !strings.Contains(errOut, `"readings":0`) {
+		t.Errorf("%q, %q, %v", out, errOut, err)
+	}
+	for _, more := range [][]string{{"--format", "xml"}, {"--from", "yesterday"}, {"--topic", "a#"}} {
+		if _, _, err := call(t, append([]string{"export", "--config", file}, more...)...); !errors.Is(err, errUsage) {
+			t.Errorf("%v: %v", more, err)
+		}
+	}
+	if _, _, err := call(t, "export", "--config", file, "--agent", "nobody"); err == nil {
+		t.Error("an agent that is not known exports nothing without an error")
+	}
+}
+
 // run serves until its context ends and then ends well.
 func TestRunEndsWithItsContext(t *testing.T) {
 	file := settings(t)

@@ -6,16 +6,21 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/enrol"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/format"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -216,5 +221,118 @@ func TestFrameIsStoredOnceBitForBit(t *testing.T) {
 	c.get("/v1/agents", &list)
 	if len(list.Agents) != 1 || list.Agents[0].Watermark != 5 || list.Agents[0].Held != 5 {
 		t.Errorf("agents: %+v", list)
+	}
+}
+
+// An export has every reading once, whatever the size of a page.
+func TestExportIsComplete(t *testing.T) {
+	cfg := settings(t)
+	c := start(t, cfg)
+	key := c.device("a")
+	const frames, size = 12, 1000
+	for n := range uint64(frames) {
+		payloads := make([][]byte, size)
+		for i := range payloads {
+			payloads[i] = fmt.Append(nil, n, i)
+		}
+		if status := c.deliver(frame(t, "a", telemetry.Epoch{Ordinal: 1}, readings(n*size+1, payloads...), key)); status != 200 {
+			t.Fatal(status)
+		}
+	}
+	var b bytes.Buffer
+	n, err := server.Export(t.Context(), cfg, store.Query{Agent: "a"}, format.NDJSON, &b, slog.New(slog.DiscardHandler))
+	if err != nil || n != frames*size || bytes.Count(b.Bytes(), []byte("\n")) != n {
+		t.Errorf("%d readings, %v", n, err)
+	}
+	if got := bytes.Count(b.Bytes(), []byte(`"seq":`)); got != frames*size {
+		t.Errorf("%d lines", got)
+	}
+}
+
+// Frames in any number of copies at once, good ones among forged and broken
+// ones by the thousand, end with every good one stored once, and the server
+// still small.
+func TestFloodOfBadFramesHarmsNoGoodOne(t *testing.T) {
+	c := start(t, settings(t))
+	key := c.device("a")
+	_, forger, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := telemetry.Epoch{Ordinal: 1}
+	forged := frame(t, "a", e, readings(1, []byte("forged")), forger)
+	stop := make(chan struct{})
+	var flood sync.WaitGroup
+	for range 4 {
+		flood.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				bad := [][]byte{forged, forged[:len(forged)/2], []byte("noise"), nil}[i%4]
+				if status := c.deliver(bad); status != 200 {
+					t.Errorf("bad frame: %d", status)
+					return
+				}
+			}
+		})
+	}
+	const frames = 60
+	for n := range uint64(frames) {
+		f := frame(t, "a", e, readings(n*10+1, make([][]byte, 10)...), key)
+		for range 2 {
+			if status := c.deliver(f); status != 200 {
+				t.Errorf("good frame: %d", status)
+			}
+		}
+	}
+	close(stop)
+	flood.Wait()
+	var a struct {
+		Watermark, Held, Readings uint64
+	}
+	c.get("/v1/agents/a", &a)
+	if a.Watermark != frames*10 || a.Held != frames*10 || a.Readings != frames*10 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// While the server stops, an event that comes is not taken and not lost: the
+// sidecar is told to deliver it again.
+func TestStopRefusesNewEvents(t *testing.T) {
+	cfg := settings(t)
+	c := start(t, cfg)
+	key := c.device("a")
+	var delivered atomic.Uint64
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for seq := uint64(1); ; seq++ {
+			f := frame(t, "a", telemetry.Epoch{Ordinal: 1}, readings(seq, []byte("x")), key)
+			event := []byte(`{"data_base64":"` + base64.StdEncoding.EncodeToString(f) + `"}`)
+			resp, err := http.Post(c.app+"/ingest/live", "application/json", bytes.NewReader(event))
+			if err != nil {
+				return // it does not listen any more
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				return
+			}
+			delivered.Store(seq)
+		}
+	})
+	for delivered.Load() < 20 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	sender.Wait()
+	again := start(t, cfg)
+	var a struct{ Watermark uint64 }
+	again.get("/v1/agents/a", &a)
+	if a.Watermark < delivered.Load() {
+		t.Errorf("%d were answered, %d are stored", delivered.Load(), a.Watermark)
 	}
 }
