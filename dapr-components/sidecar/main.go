@@ -18,6 +18,8 @@ import (
 	"github.com/dapr/kit/logger"
 	"github.com/dapr/kit/signals"
 	"go.uber.org/automaxprocs/maxprocs"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/memory"
 )
 
 func main() {
@@ -76,6 +78,6 @@ func run(ctx context.Context, opts *options.Options) error {
 		}
 		return rt.Run(ctx)
 	}
-	trim := func(ctx context.Context) error { return trimMemory(ctx, log) }
+	trim := func(ctx context.Context) error { return memory.Trim(ctx, log) }
 	return concurrency.NewRunnerManager(provider.Run, serve, trim).Run(ctx)
 }

@@ -38,7 +38,8 @@ func build(module, name string) (string, error) {
 	}
 	built.Store(dir, nil)
 	out := filepath.Join(dir, name)
-	_, err = goCommand(context.Background(), module, "build", "-o", out, ".")
+	// The flags are those of the project's other builds, so that the runtime is compiled once for all of them.
+	_, err = goCommand(context.Background(), module, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, ".")
 	return out, err
 }
 

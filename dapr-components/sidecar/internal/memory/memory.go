@@ -1,4 +1,5 @@
-package main
+// Package memory gives back to the kernel what only the start of a program needed.
+package memory
 
 import (
 	"context"
@@ -15,8 +16,8 @@ import (
 // settled is when a sidecar has done what it does once.
 const settled = 5 * time.Second
 
-// trimMemory gives back, once, what only the start needed. It ends with ctx, as the runtime's other parts do.
-func trimMemory(ctx context.Context, log logger.Logger) error {
+// Trim gives back, once, what only the start needed. It ends with ctx, as the runtime's other parts do.
+func Trim(ctx context.Context, log logger.Logger) error {
 	select {
 	case <-ctx.Done():
 		return nil
