@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -205,12 +206,14 @@ func (o *Outbox) write(recs []telemetry.Record) error {
 	o.watchClock(recs)
 	h := l.head
 	o.stamp(&h)
+	undo := o.explainAll(recs)
 	states := o.takeStates()
 	start := time.Now()
 	used, err := l.commit([]part{{&h, recs}}, states)
 	if err != nil {
 		if noSpace(err) {
 			o.log.Warn("outbox: disk is full", "error", err)
+			undo()
 			o.markStates(states)
 			return errors.Join(errNoRoom, o.seal())
 		}
@@ -231,13 +234,36 @@ func (o *Outbox) publish(recs []telemetry.Record, used int64) {
 	for i := range recs {
 		r.seqs.Last = recs[i].Seq
 		o.stat.count(&recs[i])
-		if l := recs[i].Loss; l != nil && l.Seqs.Len() > 0 {
-			e := o.epochLocked(l.Epoch)
-			e.explain(explanation{seqs: l.Seqs, reason: l.Reason, by: o.current.id, seq: recs[i].Seq})
-		}
 	}
 	o.current.last = max(o.current.last, r.seqs.Last)
 	o.wakeLocked()
+}
+
+// explainAll notes what the losses among recs explain, before they are committed:
+// so the same transaction says it a second time, where a restart looks. Nothing is
+// removed in between. undo takes it back.
+func (o *Outbox) explainAll(recs []telemetry.Record) (undo func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before := map[*epoch][]explanation{}
+	for i := range recs {
+		l := recs[i].Loss
+		if l == nil || l.Seqs.Len() == 0 {
+			continue
+		}
+		e := o.epochLocked(l.Epoch)
+		if _, ok := before[e]; !ok {
+			before[e] = slices.Clone(e.explained)
+		}
+		e.explain(explanation{seqs: l.Seqs, reason: l.Reason, by: o.current.id, seq: recs[i].Seq})
+	}
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for e, x := range before {
+			e.explained = x
+		}
+	}
 }
 
 // watchClock notes what anchors say about the clock.

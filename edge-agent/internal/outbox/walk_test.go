@@ -27,10 +27,11 @@ type world struct {
 	epochs []telemetry.Epoch
 	made   map[telemetry.Epoch]map[uint64]string // readings, by epoch and seq
 	last   map[telemetry.Epoch]uint64
-	acked  map[telemetry.Epoch]uint64     // highest seq that Append returned
-	sent   map[string]telemetry.Epoch     // acknowledged readings not seen on the disk yet
-	held   map[telemetry.Epoch]ranges.Set // the cloud has these
-	lost   map[telemetry.Epoch]ranges.Set // a loss record said so
+	acked  map[telemetry.Epoch]uint64              // highest seq that Append returned
+	sent   map[string]telemetry.Epoch              // acknowledged readings not seen on the disk yet
+	held   map[telemetry.Epoch]ranges.Set          // the cloud has these
+	lost   map[telemetry.Epoch]ranges.Set          // a loss record said so, at some time
+	told   map[telemetry.EpochRange]telemetry.Loss // by the loss record's own epoch and seq
 	issued time.Time
 	count  int
 }
@@ -40,7 +41,7 @@ func newWorld(tb testing.TB, seed uint64, opts Options) *world {
 		tb: tb, rng: rand.New(rand.NewPCG(seed, 1)), opts: opts,
 		made: map[telemetry.Epoch]map[uint64]string{}, last: map[telemetry.Epoch]uint64{},
 		acked: map[telemetry.Epoch]uint64{}, sent: map[string]telemetry.Epoch{},
-		held: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
+		told: map[telemetry.EpochRange]telemetry.Loss{}, held: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
 		issued: time.Unix(1_700_000_000, 0),
 	}
 	w.opts.Dir = tb.TempDir()
@@ -129,7 +130,20 @@ func (w *world) learnRecord(e telemetry.Epoch, rec telemetry.Record) {
 	w.last[e] = max(w.last[e], rec.Seq)
 	if l := rec.Loss; l != nil {
 		w.lost[l.Epoch] = w.lost[l.Epoch].Add(l.Seqs)
+		w.told[telemetry.EpochRange{Epoch: e, Seqs: telemetry.Range{First: rec.Seq, Last: rec.Seq}}] = *l
 	}
+}
+
+// explained returns what loss records explain that are on the device or receipted:
+// one that went with its segment explains nothing any more.
+func (w *world) explained(there map[telemetry.Epoch]ranges.Set) map[telemetry.Epoch]ranges.Set {
+	out := map[telemetry.Epoch]ranges.Set{}
+	for by, l := range w.told {
+		if there[by.Epoch].Covers(by.Seqs) || w.held[by.Epoch].Covers(by.Seqs) {
+			out[l.Epoch] = out[l.Epoch].Add(l.Seqs)
+		}
+	}
+	return out
 }
 
 // learn reads everything and returns what is there.
@@ -170,11 +184,12 @@ func (w *world) audit() {
 			w.tb.Fatalf("epoch %s: %.20q was acknowledged and never seen", e, text)
 		}
 	}
+	explained := w.explained(there)
 	for _, e := range w.epochs {
 		w.last[e] = max(w.last[e], w.acked[e])
-		known := there[e].Union(w.held[e]).Union(w.lost[e])
+		known := there[e].Union(w.held[e]).Union(explained[e])
 		if miss := known.Missing(telemetry.Range{First: 1, Last: w.last[e]}); len(miss) > 0 {
-			w.tb.Fatalf("epoch %s: nothing accounts for %v of %d", e, miss, w.last[e])
+			w.tb.Fatalf("epoch %s: nothing accounts for %v of %d\ntold %+v\nstats %+v", e, miss, w.last[e], w.told, w.box.Stats())
 		}
 	}
 }
@@ -245,8 +260,25 @@ func (w *world) again() {
 		if err := w.box.Again(e, r); err != nil {
 			w.tb.Fatalf("again %s %v: %v", e, r, err)
 		}
+		w.askWhatWasForgotten(e, r)
 		_, _ = w.box.Append(context.Background(), reading("after", "again")) // what Again queued is durable before
 		return
+	}
+}
+
+// askWhatWasForgotten asks for what loss records in r explained: with them the
+// cloud forgot why it lacks that.
+func (w *world) askWhatWasForgotten(e telemetry.Epoch, r telemetry.Range) {
+	w.tb.Helper()
+	for by, l := range w.told {
+		if by.Epoch != e || by.Seqs.First < r.First || by.Seqs.Last > r.Last {
+			continue
+		}
+		for _, hole := range w.held[l.Epoch].Missing(l.Seqs) {
+			if err := w.box.Again(l.Epoch, hole); err != nil {
+				w.tb.Fatalf("again %s %v: %v", l.Epoch, hole, err)
+			}
+		}
 	}
 }
 
