@@ -310,3 +310,58 @@ func TestStandbyIsNotReady(t *testing.T) {
 func BenchmarkCommit(b *testing.B) {
 	storetest.Bench(b, func(b *testing.B) store.Store { return open(b, fresh(b), received, 0) })
 }
+
+// How fast plain COPY of the same rows is, one transaction for each thousand,
+// into a table with a primary key and nothing else: what ingest is measured by.
+func BenchmarkPlainCopy(b *testing.B) {
+	dsn := fresh(b)
+	for _, rows := range []int{1000, 5000} {
+		b.Run(fmt.Sprintf("rows=%d", rows), func(b *testing.B) {
+			ctx := context.Background()
+			c, err := pgx.Connect(ctx, dsn)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close(ctx)
+			_, err = c.Exec(ctx, `DROP TABLE IF EXISTS plain; CREATE TABLE plain (epoch_id bigint, seq bigint, topic_id bigint, flags smallint, boot bigint,
+				recorded bigint, corrected bigint, received bigint, payload bytea, PRIMARY KEY (epoch_id, seq))`)
+			if err != nil {
+				b.Fatal(err)
+			}
+			payload := []byte(`{"ts":1780000000000,"temperature":20.37,"humidity":48.1,"pressure":1003.2,"status":"ok","sensor":"s-007","unit":"C"}`)
+			seq := int64(0)
+			for b.Loop() {
+				n := 0
+				_, err := c.CopyFrom(ctx, pgx.Identifier{"plain"}, []string{"epoch_id", "seq", "topic_id", "flags", "boot", "recorded", "corrected", "received", "payload"},
+					pgx.CopyFromFunc(func() ([]any, error) {
+						if n++; n > rows {
+							return nil, nil
+						}
+						seq++
+						return []any{int64(1), seq, seq % 20, int16(1), seq, seq, seq, seq, payload}, nil
+					}))
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N*rows)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
+
+// A chart of one field over one day among ten million readings.
+func BenchmarkValues(b *testing.B) {
+	now := received
+	st, err := postgres.Open(context.Background(), postgres.Options{DSN: fresh(b), Now: func() time.Time { return now }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	for range 4 { // partitions for all of its days
+		now = now.Add(72 * time.Hour)
+		if err := st.Maintain(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	storetest.BenchValues(b, st, 10_000_000)
+}

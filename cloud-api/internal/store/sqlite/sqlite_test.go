@@ -42,3 +42,13 @@ func BenchmarkCommit(b *testing.B) {
 		return st
 	})
 }
+
+// A chart of one field over one day among ten million readings.
+func BenchmarkValues(b *testing.B) {
+	st, err := sqlite.Open(b.Context(), sqlite.Options{Path: filepath.Join(b.TempDir(), "cloud.db")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	storetest.BenchValues(b, st, 10_000_000)
+}
