@@ -13,7 +13,6 @@ import (
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
-	"github.com/holdfast-edge/holdfast/scripts/internal/link"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
@@ -141,7 +140,7 @@ func (s *suite) start(ctx context.Context, kind broker.Kind, dir string) (*cours
 	if err != nil {
 		return nil, err
 	}
-	intake, err := link.Listen("127.0.0.1:0", st.Edge.MQTT)
+	intake, err := st.Link(st.Edge.MQTT)
 	if err != nil {
 		return nil, errors.Join(err, st.Stop())
 	}

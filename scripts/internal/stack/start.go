@@ -70,13 +70,23 @@ func (s *Stack) expose() (app, sidecar string, err error) {
 	if !s.o.Exposed {
 		return app, sidecar, nil
 	}
-	if s.Cloud.Receipts, err = link.Listen("127.0.0.1:0", sidecar); err != nil {
+	if s.Cloud.Receipts, err = s.Link(sidecar); err != nil {
 		return "", "", err
 	}
 	if s.Cloud.Door, err = disorder.Listen("127.0.0.1:0", app); err != nil {
 		return "", "", err
 	}
 	return s.Cloud.Door.Addr(), s.Cloud.Receipts.Addr(), nil
+}
+
+// Link opens a link to an address. Nobody grabs its own while it is cut, which
+// can be for minutes.
+func (s *Stack) Link(target string) (*link.Link, error) {
+	addr, err := s.ports.next()
+	if err != nil {
+		return nil, err
+	}
+	return link.Listen(addr, target)
 }
 
 // sidecar starts a daprd and waits until its API answers.
@@ -92,7 +102,7 @@ func (s *Stack) startEdge(ctx context.Context) (err error) {
 	e := &s.Edge
 	e.ID, e.MQTT, e.Status = s.o.Agent, s.addr.mqtt, "http://"+s.addr.status
 	e.Data = filepath.Join(s.o.Dir, "edge", "data")
-	if e.Link, err = link.Listen("127.0.0.1:0", s.Broker.Addr); err != nil {
+	if e.Link, err = s.Link(s.Broker.Addr); err != nil {
 		return err
 	}
 	if err := s.enrolmentToken(ctx); err != nil {
