@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"flag"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,7 +24,12 @@ const (
 
 var receipts = client.SubscriptionOptions{PubsubName: "holdfast", Topic: "down." + agent, Metadata: map[string]string{"rawPayload": "true"}}
 
+// TestMain lets more tests run side by side than there are cores: they wait most of the time.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "5"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	testbed.Clean()
 	os.Exit(code)
