@@ -62,7 +62,10 @@ func (s *Store) Agent(ctx context.Context, name string) (a store.Agent, err erro
 		if err != nil {
 			return agentError(name, err)
 		}
-		return complete(ctx, tx, &a)
+		one := []store.Agent{a}
+		err = complete(ctx, tx, one)
+		a = one[0]
+		return err
 	})
 	return a, err
 }
@@ -74,12 +77,7 @@ func (s *Store) Agents(ctx context.Context, after string, limit int) (out []stor
 		if err != nil {
 			return failed("list agents", err)
 		}
-		for i := range out {
-			if err := complete(ctx, tx, &out[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return complete(ctx, tx, out)
 	})
 	return out, err
 }
@@ -100,14 +98,85 @@ func list[T any](ctx context.Context, tx pgx.Tx, scan func(func(...any) error) (
 	return out, rows.Err()
 }
 
-// complete adds the alarms of an agent: those raised by frames, and its holes.
-func complete(ctx context.Context, tx pgx.Tx, a *store.Agent) (err error) {
-	a.Alarms, err = list(ctx, tx, scanAlarm, "SELECT kind, epoch, detail, first, last, count FROM alarms WHERE agent_id = $1 ORDER BY kind, epoch LIMIT $2", a.ID, store.MaxAlarms)
+// complete adds to agents what is not in their rows: alarms raised by frames,
+// holes, and up to when they are confirmed. It asks once for all of them.
+func complete(ctx context.Context, tx pgx.Tx, agents []store.Agent) error {
+	at := make(map[int64]*store.Agent, len(agents))
+	ids, leads := make([]int64, len(agents)), make([]int64, len(agents))
+	for i := range agents {
+		at[agents[i].ID] = &agents[i]
+		ids[i], leads[i] = agents[i].ID, int64(agents[i].Lead.Ordinal)
+	}
+	rows, err := tx.Query(ctx, `SELECT a.id, l.kind, l.epoch, l.detail, l.first, l.last, l.count FROM unnest($1::bigint[]) AS a(id)
+		CROSS JOIN LATERAL (SELECT * FROM alarms WHERE agent_id = a.id ORDER BY kind, epoch LIMIT $2) l ORDER BY a.id, l.kind, l.epoch`, ids, store.MaxAlarms)
+	if err == nil {
+		err = eachRow(rows, func(id int64, scan func(...any) error) error {
+			l, err := scanAlarm(scan)
+			at[id].Alarms = append(at[id].Alarms, l)
+			return err
+		})
+	}
 	if err != nil {
 		return failed("read alarms", err)
 	}
-	if a.Confirmed, err = confirmed(ctx, tx, a); err != nil || a.Missing == 0 {
-		return failed("read confirmed time", err)
+	if rows, err = tx.Query(ctx, confirmed, ids, leads, int64(ledger.MaxSeq)); err == nil {
+		err = eachRow(rows, func(id int64, scan func(...any) error) error { return scan(&at[id].Confirmed) })
+	}
+	if err != nil {
+		return failed("read confirmed times", err)
+	}
+	for i := range agents {
+		if err := holes(ctx, tx, &agents[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachRow calls f with each row, whose first column is an agent's number.
+func eachRow(rows pgx.Rows, f func(id int64, scan func(...any) error) error) error {
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		scan := func(into ...any) error { return rows.Scan(append([]any{&id}, into...)...) }
+		if err := rows.Scan(append([]any{&id}, make([]any, len(rows.FieldDescriptions())-1)...)...); err != nil {
+			return err
+		}
+		if err := f(id, scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// confirmed finds for each agent the time of the last reading before the first
+// that is still on the device. Epochs without readings are passed over, a
+// bounded number.
+const confirmed = `SELECT a.id, r.corrected FROM unnest($1::bigint[], $2::bigint[]) AS a(id, lead)
+	CROSS JOIN LATERAL (SELECT coalesce(o.ordinal, a.lead) AS ordinal, coalesce(o.watermark, $3) AS mark
+		FROM (SELECT 1) one LEFT JOIN LATERAL (SELECT ordinal, watermark FROM epochs WHERE agent_id = a.id AND on_device > 0 ORDER BY ordinal LIMIT 1) o ON true) open
+	CROSS JOIN LATERAL (SELECT found.corrected FROM
+		(SELECT e.id, e.ordinal, e.first_received, e.last_received, CASE WHEN e.ordinal = open.ordinal THEN open.mark ELSE $3 END AS upto
+			FROM epochs e WHERE e.agent_id = a.id AND e.ordinal <= open.ordinal AND e.last_received > 0 ORDER BY e.ordinal DESC LIMIT 8) near
+		CROSS JOIN LATERAL (SELECT corrected FROM readings WHERE epoch_id = near.id AND seq <= near.upto
+			AND received BETWEEN near.first_received AND near.last_received ORDER BY seq DESC LIMIT 1) found
+		ORDER BY near.ordinal DESC LIMIT 1) r`
+
+func scanAlarm(scan func(...any) error) (l store.Alarm, err error) {
+	var epoch string
+	var first, last int64
+	if err := scan(&l.Kind, &epoch, &l.Detail, &first, &last, &l.Count); err != nil {
+		return l, err
+	}
+	l.First, l.Last = moment(first), moment(last)
+	l.Epoch, err = telemetry.ParseEpoch(epoch)
+	return l, err
+}
+
+// holes adds the holes of an agent to its alarms.
+func holes(ctx context.Context, tx pgx.Tx, a *store.Agent) error {
+	if a.Missing == 0 {
+		return nil
 	}
 	gaps, err := list(ctx, tx, scanEpoch, "SELECT "+epochColumns+" FROM epochs WHERE agent_id = $1 AND missing > 0 ORDER BY ordinal, eid LIMIT $2", a.ID, store.MaxAlarms)
 	if err != nil {
@@ -120,22 +189,6 @@ func complete(ctx context.Context, tx pgx.Tx, a *store.Agent) (err error) {
 		a.AddHole(&gaps[i])
 	}
 	return nil
-}
-
-// confirmed returns the time of the last reading before the first that is still
-// on the device. Epochs without readings are passed over, a bounded number.
-func confirmed(ctx context.Context, tx pgx.Tx, a *store.Agent) (at int64, err error) {
-	err = tx.QueryRow(ctx, `WITH open AS (SELECT coalesce((SELECT ordinal FROM epochs WHERE agent_id = $1 AND on_device > 0 ORDER BY ordinal LIMIT 1), $2) AS ordinal,
-			coalesce((SELECT watermark FROM epochs WHERE agent_id = $1 AND on_device > 0 ORDER BY ordinal LIMIT 1), $3) AS mark),
-		near AS (SELECT e.*, CASE WHEN e.ordinal = open.ordinal THEN open.mark ELSE $3 END AS upto FROM open JOIN epochs e ON e.agent_id = $1 AND e.ordinal <= open.ordinal AND e.last_received > 0
-			ORDER BY e.ordinal DESC LIMIT 8)
-		SELECT r.corrected FROM near CROSS JOIN LATERAL (SELECT corrected FROM readings WHERE epoch_id = near.id AND seq <= near.upto
-			AND received BETWEEN near.first_received AND near.last_received ORDER BY seq DESC LIMIT 1) r ORDER BY near.ordinal DESC LIMIT 1`,
-		a.ID, int64(a.Lead.Ordinal), int64(ledger.MaxSeq)).Scan(&at)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, nil
-	}
-	return at, err
 }
 
 // Backlog implements store.Store.
@@ -155,17 +208,6 @@ func (s *Store) Backlog(ctx context.Context, agent string, from, to time.Time, l
 		return failed("read backlog", err)
 	})
 	return out, err
-}
-
-func scanAlarm(scan func(...any) error) (l store.Alarm, err error) {
-	var epoch string
-	var first, last int64
-	if err := scan(&l.Kind, &epoch, &l.Detail, &first, &last, &l.Count); err != nil {
-		return l, err
-	}
-	l.First, l.Last = moment(first), moment(last)
-	l.Epoch, err = telemetry.ParseEpoch(epoch)
-	return l, err
 }
 
 const epochColumns = "ordinal, eid, ledger, received_at"
