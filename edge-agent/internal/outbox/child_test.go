@@ -225,7 +225,11 @@ func startChild(tb testing.TB, e errand) *child {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0])
+	command := []string{os.Args[0]}
+	if emulator := os.Getenv("HOLDFAST_TEST_EMULATOR"); emulator != "" {
+		command = []string{emulator, os.Args[0]} // the kernel does not run another processor's programs by itself
+	}
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), "OUTBOX_CHILD="+string(job))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -426,4 +430,49 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		}
 	}
 	t.Logf("%d lives, %d records acknowledged, none missing or doubled", lives, d.total)
+}
+
+// watch tells of the highest seq that a reader sees (V), again and again: through
+// Read, or, unfenced, as bbolt shows it.
+func watch(ctx context.Context, box *Outbox, t *teller, unfenced bool) {
+	e := box.Stats().Epoch
+	var last uint64
+	for ctx.Err() == nil {
+		seq := last
+		if unfenced {
+			seq = bboltLast(box)
+		} else if recs, err := box.Read(ctx, e, last+1, 1<<20, 1<<30); err == nil && len(recs) > 0 {
+			seq = recs[len(recs)-1].Seq
+		}
+		if seq > last {
+			last = seq
+			t.tell("V", e, last, 0, "")
+		}
+	}
+}
+
+// bboltLast returns the last seq that bbolt shows to a reader.
+func bboltLast(box *Outbox) (last uint64) {
+	box.mu.Lock()
+	var f *segment
+	if n := len(box.files); n > 0 {
+		f = box.files[n-1]
+	}
+	box.mu.Unlock()
+	if f == nil {
+		return 0
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.live == nil {
+		return 0
+	}
+	_ = f.live.view(func(r *reader) error {
+		heads, err := r.heads()
+		if err == nil {
+			last = heads[0].Seqs.Last
+		}
+		return err
+	})
+	return last
 }

@@ -88,6 +88,7 @@ func (s suite) run(ctx context.Context, o options, env []string, screen *term.Sc
 			return s.missing(screen), nil
 		}
 		args = append(args, "-exec", qemu)
+		env = append(slices.Clone(env), "HOLDFAST_TEST_EMULATOR="+qemu)
 	}
 	args = append(args, s.flags(o)...)
 	cmd := exec.CommandContext(ctx, "go", append(args, s.packages...)...)
