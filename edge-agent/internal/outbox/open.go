@@ -217,18 +217,19 @@ func (o *Outbox) adoptRan(h *head) {
 	}
 }
 
-// loadStates takes over what the newest segment says was receipted. If it cannot
-// be read, everything kept is sent again, which changes nothing in the cloud.
+// loadStates takes over what the newest readable segment says was receipted.
 func (o *Outbox) loadStates() {
 	for i := len(o.files) - 1; i >= 0; i-- {
 		f := o.files[i]
 		if f.pack || f.bad != nil || f.runs[0].seqs.Len() == 0 {
 			continue
 		}
-		if err := o.loadState(f); err != nil {
-			o.log.Warn("outbox: receipts could not be read, what is kept is sent again", "segment", f.name, "error", err)
+		err := o.loadState(f)
+		if err == nil {
+			return
 		}
-		return
+		// The one before knows less; what it does not know is sent again.
+		o.log.Warn("outbox: receipts could not be read", "segment", f.name, "error", err)
 	}
 }
 

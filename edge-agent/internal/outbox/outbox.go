@@ -6,7 +6,6 @@
 package outbox
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -351,30 +350,3 @@ func (o *Outbox) Epochs() []telemetry.OpenEpoch {
 // Flush has the committer commit now what is queued, whatever the profile. Call
 // it when every source waits for its acknowledgements.
 func (o *Outbox) Flush() { o.queue.flush() }
-
-// Append queues drafts and waits until they are durable. It returns the seq of
-// the last. When it returns an error, some of them may be durable or may become it.
-func (o *Outbox) Append(ctx context.Context, drafts ...Draft) (last uint64, err error) {
-	type result struct {
-		seq uint64
-		err error
-	}
-	done := make(chan result, len(drafts))
-	for _, d := range drafts {
-		if err := o.Submit(ctx, d, func(seq uint64, err error) { done <- result{seq, err} }); err != nil {
-			return 0, err
-		}
-	}
-	for range drafts {
-		select {
-		case r := <-done:
-			if r.err != nil {
-				return 0, r.err
-			}
-			last = r.seq
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-	return last, nil
-}

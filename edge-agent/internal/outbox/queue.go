@@ -82,14 +82,83 @@ func (o *Outbox) Submit(ctx context.Context, d Draft, done func(seq uint64, err 
 	if err != nil {
 		return err
 	}
-	return o.queue.put(ctx, item{rec: rec, size: recordSize(&rec), done: done})
+	_, err = o.queue.put(ctx, []item{{rec: rec, size: recordSize(&rec), done: done}})
+	return err
 }
 
-func (q *queue) put(ctx context.Context, it item) error {
+// Append queues drafts in a row and waits until they are durable. It returns the
+// seq of the last. When it returns an error, some of them may be durable or may
+// become it.
+func (o *Outbox) Append(ctx context.Context, drafts ...Draft) (last uint64, err error) {
+	w := &waiter{left: len(drafts), all: make(chan struct{})}
+	items := make([]item, len(drafts))
+	var at telemetry.Instant
+	for i, d := range drafts {
+		if d.At == (telemetry.Instant{}) {
+			if at == (telemetry.Instant{}) {
+				at = o.opts.Now()
+			}
+			d.At = at
+		}
+		rec, err := d.record()
+		if err != nil {
+			return 0, err
+		}
+		items[i] = item{rec: rec, size: recordSize(&rec), done: w.done}
+	}
+	if len(items) == 0 {
+		return 0, nil
+	}
+	if n, err := o.queue.put(ctx, items); err != nil {
+		w.cut(len(items) - n)
+		return 0, err
+	}
+	select {
+	case <-w.all:
+		return w.last, w.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// waiter gathers what becomes of the drafts of one Append.
+type waiter struct {
+	mu   sync.Mutex
+	left int
+	last uint64
+	err  error
+	all  chan struct{} // closed when none is left
+}
+
+func (w *waiter) done(seq uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = max(w.last, seq)
+	if w.err == nil {
+		w.err = err
+	}
+	w.cutLocked(1)
+}
+
+func (w *waiter) cut(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cutLocked(n)
+}
+
+func (w *waiter) cutLocked(n int) {
+	if w.left -= n; w.left == 0 {
+		close(w.all)
+	}
+}
+
+// put queues items, waiting for room as often as need be, and returns how many it
+// queued.
+func (q *queue) put(ctx context.Context, items []item) (n int, err error) {
 	for {
-		room, err := q.tryPut(it)
-		if room == nil {
-			return err
+		k, room, err := q.tryPut(items[n:])
+		if n += k; room == nil {
+			return n, err
 		}
 		select {
 		case <-room:
@@ -100,29 +169,32 @@ func (q *queue) put(ctx context.Context, it item) error {
 		q.blocked--
 		q.mu.Unlock()
 		if err != nil {
-			return err
+			return n, err
 		}
 	}
 }
 
-// tryPut queues it, or returns the channel to wait on before trying again.
-func (q *queue) tryPut(it item) (room <-chan struct{}, err error) {
+// tryPut queues as many items as there is room for, and returns how many, and the
+// channel to wait on before trying again if some are left.
+func (q *queue) tryPut(items []item) (n int, room <-chan struct{}, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
-	case q.stopped != nil:
-		return nil, q.stopped
-	case q.refuse:
-		return nil, ErrFull
-	case len(q.items) > 0 && (len(q.items) >= q.maxRecords || q.bytes+int64(it.size) > q.maxBytes):
-		q.blocked++
-		q.signal()
-		return q.room, nil
+	defer q.signal()
+	for ; n < len(items); n++ {
+		it := &items[n]
+		switch {
+		case q.stopped != nil:
+			return n, nil, q.stopped
+		case q.refuse:
+			return n, nil, ErrFull
+		case len(q.items) > 0 && (len(q.items) >= q.maxRecords || q.bytes+int64(it.size) > q.maxBytes):
+			q.blocked++
+			return n, q.room, nil
+		}
+		q.items = append(q.items, *it)
+		q.bytes += int64(it.size)
 	}
-	q.items = append(q.items, it)
-	q.bytes += int64(it.size)
-	q.signal()
-	return nil, nil
+	return n, nil, nil
 }
 
 func (q *queue) signal() {

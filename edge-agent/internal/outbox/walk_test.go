@@ -34,6 +34,7 @@ type world struct {
 	told   map[telemetry.EpochRange]telemetry.Loss // by the loss record's own epoch and seq
 	issued time.Time
 	count  int
+	flips  int
 }
 
 func newWorld(tb testing.TB, seed uint64, opts Options) *world {
@@ -258,7 +259,11 @@ func (w *world) again() {
 		w.held[e] = held.Sub(r)
 		// What is left of it must be sent again, or be given up as receipted.
 		if err := w.box.Again(e, r); err != nil {
-			w.tb.Fatalf("again %s %v: %v", e, r, err)
+			if w.flips == 0 {
+				w.tb.Fatalf("again %s %v: %v", e, r, err)
+			}
+			w.held[e] = held // a damaged device may have forgotten that it made them
+			return
 		}
 		w.askWhatWasForgotten(e, r)
 		_, _ = w.box.Append(context.Background(), reading("after", "again")) // what Again queued is durable before
@@ -276,7 +281,10 @@ func (w *world) askWhatWasForgotten(e telemetry.Epoch, r telemetry.Range) {
 		}
 		for _, hole := range w.held[l.Epoch].Missing(l.Seqs) {
 			if err := w.box.Again(l.Epoch, hole); err != nil {
-				w.tb.Fatalf("again %s %v: %v", l.Epoch, hole, err)
+				if w.flips == 0 {
+					w.tb.Fatalf("again %s %v: %v", l.Epoch, hole, err)
+				}
+				w.held[l.Epoch] = w.held[l.Epoch].Add(hole)
 			}
 		}
 	}
@@ -329,6 +337,7 @@ func (w *world) flip() {
 		if ok && !sealed {
 			continue
 		}
+		w.flips++
 		flipBit(w.tb, names[i], w.rng)
 		return
 	}
