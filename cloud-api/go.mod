@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/dapr/go-sdk v1.13.0
+	github.com/go-jose/go-jose/v4 v4.1.8
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/holdfast-edge/holdfast/edge-agent/telemetry v0.0.0
 	github.com/jackc/pgx/v5 v5.7.4

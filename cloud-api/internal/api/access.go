@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -53,10 +54,13 @@ func (w *Caller) key(c *fiber.Ctx) string {
 	return "ip " + c.Context().RemoteIP().String()
 }
 
-// Access decides who may do what, by a file of hashed tokens. A nil Access lets
-// everybody do everything: it is for a listener that only this machine reaches.
+// Access decides who may do what, by a file of hashed tokens, by an identity
+// provider, or both. A nil Access lets everybody do everything: it is for a
+// listener that only this machine reaches.
 type Access struct {
-	path string
+	OIDC *OIDC // nil: no identity provider
+
+	path string // empty: no file
 	log  *slog.Logger
 
 	mu      sync.Mutex
@@ -71,9 +75,12 @@ const reread = 5 * time.Second
 // OpenAccess reads a file of access tokens, one a line: the SHA-256 of the token
 // in hex, a name, and if wanted a role (read or admin; read) and a list of
 // agents (ids, or beginnings with a *; all). Lines that begin with # are skipped.
-// The file is read again when it changes.
+// The file is read again when it changes. An empty path stands for no file.
 func OpenAccess(path string, log *slog.Logger) (*Access, error) {
 	a := &Access{path: path, log: log}
+	if path == "" {
+		return a, nil
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("read access tokens: %w", err)
@@ -172,34 +179,45 @@ func (a *Access) caller(c *fiber.Ctx, need Role) (Caller, error) {
 	if need == Anyone {
 		return Caller{}, nil
 	}
-	who, ok := a.find(strings.CutPrefix(c.Get(fiber.HeaderAuthorization), "Bearer "))
+	token, ok := strings.CutPrefix(c.Get(fiber.HeaderAuthorization), "Bearer ")
+	var who Caller
+	if ok {
+		who, ok = a.find(token)
+	}
 	if !ok {
 		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="holdfast"`)
-		return who, problem.New(http.StatusUnauthorized, "want the header Authorization: Bearer TOKEN with a token made by `cloud-api access create`")
+		return who, problem.New(http.StatusUnauthorized, "want the header Authorization: Bearer TOKEN with a token made by `cloud-api access create`, or by the identity provider if there is one")
 	}
 	if who.Role < need {
-		return who, problem.New(http.StatusForbidden, "this needs a token with the role admin")
+		return who, problem.New(http.StatusForbidden, "this needs a token with the role "+map[Role]string{Reader: "read", Admin: "admin"}[need])
 	}
 	return who, nil
 }
 
-// find looks a token up by its hash, so that the time it takes tells nothing.
-func (a *Access) find(token string, ok bool) (Caller, bool) {
-	if !ok {
-		return Caller{}, false
-	}
+// find looks a token up by its hash, so that the time it takes tells nothing,
+// and then asks whether the identity provider made it.
+func (a *Access) find(token string) (Caller, bool) {
 	sum := sha256.Sum256([]byte(token))
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.refresh()
 	c, ok := a.tokens[sum]
-	return c, ok
+	a.mu.Unlock()
+	if ok || a.OIDC == nil {
+		return c, ok
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), issuerTime)
+	defer cancel()
+	c, err := a.OIDC.caller(ctx, token)
+	if err != nil {
+		a.log.Info("api: access token refused", "error", err)
+	}
+	return c, err == nil
 }
 
 // refresh reads the file again when it changed. A file that is broken or gone
 // changes nothing, and is told of; a.mu is held.
 func (a *Access) refresh() {
-	if time.Since(a.looked) < reread {
+	if a.path == "" || time.Since(a.looked) < reread {
 		return
 	}
 	a.looked = time.Now()

@@ -46,10 +46,23 @@ type Public struct {
 	Access Access `koanf:"access"`
 }
 
-// Access says who may read; without a file anybody on this machine may.
+// Access says who may read; without any anybody on this machine may.
 type Access struct {
 	TokensFile string `koanf:"tokens_file"`
+	OIDC       OIDC   `koanf:"oidc"`
 }
+
+// OIDC is an identity provider whose access tokens are taken; an empty issuer
+// means none.
+type OIDC struct {
+	Issuer      string `koanf:"issuer"`
+	Audience    string `koanf:"audience"`
+	RolesClaim  string `koanf:"roles_claim"`
+	AgentsClaim string `koanf:"agents_claim"`
+}
+
+// None reports whether there is no access control at all.
+func (a Access) None() bool { return a.TokensFile == "" && a.OIDC.Issuer == "" }
 
 // App is the listener for the Dapr sidecar alone.
 type App struct {
@@ -91,13 +104,16 @@ type Keys struct {
 // Default returns what holds when nothing is set.
 func Default() Config {
 	return Config{
-		Name:   "cloud",
-		Log:    Log{Level: "info", Format: "json"},
-		Public: Public{Listen: "127.0.0.1:8080"},
-		App:    App{Listen: "127.0.0.1:8081", InHand: 16},
-		Dapr:   Dapr{Address: "127.0.0.1:50001", PubSub: "holdfast"},
-		Store:  Store{SQLite: SQLite{Path: "/var/lib/holdfast-cloud/holdfast.db"}},
-		Keys:   Keys{Dir: "/var/lib/holdfast-cloud/keys"},
+		Name: "cloud",
+		Log:  Log{Level: "info", Format: "json"},
+		Public: Public{
+			Listen: "127.0.0.1:8080",
+			Access: Access{OIDC: OIDC{Audience: "holdfast", RolesClaim: "roles", AgentsClaim: "holdfast_agents"}},
+		},
+		App:   App{Listen: "127.0.0.1:8081", InHand: 16},
+		Dapr:  Dapr{Address: "127.0.0.1:50001", PubSub: "holdfast"},
+		Store: Store{SQLite: SQLite{Path: "/var/lib/holdfast-cloud/holdfast.db"}},
+		Keys:  Keys{Dir: "/var/lib/holdfast-cloud/keys"},
 	}
 }
 

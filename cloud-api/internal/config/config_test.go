@@ -52,12 +52,13 @@ func TestPrecedence(t *testing.T) {
 // Everything wrong is named in one go: the key, the value, what is allowed.
 func TestFaultsNameKeyValueAndWhatIsAllowed(t *testing.T) {
 	for yaml, want := range map[string][]string{
-		"public:\n  listn: x":                  {"public.listn", "unknown key", "public.listen"},
-		"public: x":                            {"public", "section"},
-		"log:\n  level: loud\n  format: xml":   {`log.level = "loud"`, "debug or info", `log.format = "xml"`, "json"},
-		"public:\n  listen: 0.0.0.0:8080":      {`public.listen = "0.0.0.0:8080"`, "loopback", "public.access.tokens_file"},
-		"public:\n  listen: \":8080\"":         {"public.listen", "loopback"},
-		"public:\n  listen: 8080":              {"public.listen", "HOST:PORT"},
+		"public:\n  listn: x":                {"public.listn", "unknown key", "public.listen"},
+		"public: x":                          {"public", "section"},
+		"log:\n  level: loud\n  format: xml": {`log.level = "loud"`, "debug or info", `log.format = "xml"`, "json"},
+		"public:\n  listen: 0.0.0.0:8080":    {`public.listen = "0.0.0.0:8080"`, "loopback", "public.access.tokens_file"},
+		"public:\n  listen: \":8080\"":       {"public.listen", "loopback"},
+		"public:\n  listen: 8080":            {"public.listen", "HOST:PORT"},
+		"public:\n  access:\n    oidc:\n      issuer: http://id.example\n      audience: \"\"": {"public.access.oidc.issuer", "https", "public.access.oidc.audience"},
 		"app:\n  listen: 10.1.1.1:80":          {"app.listen", "app.token_file"},
 		"app:\n  in_hand: 0":                   {`app.in_hand = "0"`, "1 to 1024"},
 		"app:\n  in_hand: many":                {`app.in_hand = "many"`, "whole number"},

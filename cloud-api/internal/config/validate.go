@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,8 +85,17 @@ func (c *Config) validate() []error {
 func (p *Public) validate(k *checker) {
 	k.address("public.listen", p.Listen)
 	k.file("public.access.tokens_file", p.Access.TokensFile)
-	if p.Access.TokensFile == "" && !Loopback(p.Listen) {
-		k.fail("public.listen", p.Listen, "want a loopback address such as 127.0.0.1:8080, or public.access.tokens_file set: without it everybody who reaches the address could read every agent's data")
+	if o := p.Access.OIDC; o.Issuer != "" {
+		u, err := url.Parse(o.Issuer)
+		if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && Loopback(net.JoinHostPort(u.Hostname(), "0"))) {
+			k.fail("public.access.oidc.issuer", o.Issuer, "want an https:// address")
+		}
+		k.set("public.access.oidc.audience", o.Audience, "what the provider calls this server in its tokens")
+		k.set("public.access.oidc.roles_claim", o.RolesClaim, "the name of a claim")
+		k.set("public.access.oidc.agents_claim", o.AgentsClaim, "the name of a claim")
+	}
+	if p.Access.None() && !Loopback(p.Listen) {
+		k.fail("public.listen", p.Listen, "want a loopback address such as 127.0.0.1:8080, or public.access.tokens_file or public.access.oidc.issuer set: without them everybody who reaches the address could read every agent's data")
 	}
 }
 

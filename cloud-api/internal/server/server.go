@@ -118,11 +118,9 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 	if err != nil {
 		return err
 	}
-	var access *api.Access
-	if f := s.cfg.Public.Access.TokensFile; f != "" {
-		if access, err = api.OpenAccess(f, s.log); err != nil {
-			return err
-		}
+	access, err := s.access()
+	if err != nil {
+		return err
 	}
 	if s.pub, err = dapr.NewPublisher(s.cfg.Dapr.Address, s.cfg.Dapr.PubSub, daprToken); err != nil {
 		return err
@@ -139,6 +137,23 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
 	})
 	return err
+}
+
+// access returns nil when nothing is configured: then the listener is on
+// loopback, which the configuration was checked for.
+func (s *Server) access() (*api.Access, error) {
+	c := s.cfg.Public.Access
+	if c.None() {
+		return nil, nil
+	}
+	a, err := api.OpenAccess(c.TokensFile, s.log)
+	if err != nil {
+		return nil, err
+	}
+	if o := c.OIDC; o.Issuer != "" {
+		a.OIDC = api.NewOIDC(api.OIDCOptions{Issuer: o.Issuer, Audience: o.Audience, RolesClaim: o.RolesClaim, AgentsClaim: o.AgentsClaim})
+	}
+	return a, nil
 }
 
 func (s *Server) listen() (err error) {
