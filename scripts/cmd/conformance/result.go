@@ -155,7 +155,7 @@ func report(r result) string {
 		case br.Skipped != "":
 			fmt.Fprintf(&b, "  %-9s SKIP: %s\n", br.Broker, br.Skipped)
 		case br.Error != "":
-			fmt.Fprintf(&b, "  %-9s ended early: %s\n", br.Broker, br.Error)
+			fmt.Fprintf(&b, "  %-9s ended early: %s\n", br.Broker, firstLine(br.Error))
 		default:
 			fmt.Fprintf(&b, "  %-9s %d faults, %s messages acknowledged\n", br.Broker, len(br.Rows), term.Count(br.Acknowledged))
 		}
@@ -186,6 +186,11 @@ func (r result) exception() string {
 		}
 	}
 	return ""
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 func failed(r row) string {

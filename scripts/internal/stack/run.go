@@ -27,7 +27,7 @@ func (s *Stack) run(p build.Program, name string, env []string, args ...string) 
 		Log:  filepath.Join(s.o.Dir, "log", name+".log"),
 	}
 	if p == build.Daprd {
-		spec.Restart = s.o.Restart
+		spec.Restart, spec.Env = s.o.Restart, append(spec.Env, s.o.Env...)
 	}
 	return s.group.Start(spec)
 }

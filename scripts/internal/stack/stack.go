@@ -37,6 +37,7 @@ type Options struct {
 	// Restart is how soon a sidecar that ended by itself is started again; 0:
 	// never, and its end is a failure. Ours does not end; Dapr's own does.
 	Restart time.Duration
+	Env     []string // of sidecars, in addition: NAME=value
 }
 
 // Stack is everything, running. Its processes may be killed, frozen and started
