@@ -80,13 +80,16 @@ func (c *course) all(ctx context.Context) ([]row, error) {
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", f.name, err)
 		}
-		rows = append(rows, r)
 		word := "passed"
 		if !r.Passed {
 			word = "FAILED: " + strings.Join(r.Faults, "; ")
 		}
+		if r.Ends > 0 {
+			r.Evidence += fmt.Sprintf("; sidecars ended by themselves %d times", r.Ends)
+		}
 		c.screen.Event("%-9s %-20s %s (%d messages, caught up after %.1f s; %s)",
 			c.kind.Name, f.name, word, r.Acknowledged, r.CaughtUp, r.Evidence)
+		rows = append(rows, r)
 	}
 	return rows, nil
 }
