@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", o.Path, err)
 	}
-	read, err := sql.Open("sqlite", dsn(o.Path, "query_only(1)", "cache_size(-16384)"))
+	read, err := sql.Open("sqlite", dsn(o.Path, "query_only(1)", "cache_size(-8192)"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", o.Path, err), w.stop())
 	}

@@ -40,7 +40,7 @@ type writer struct {
 }
 
 func openWriter(ctx context.Context, o Options) (*writer, error) {
-	db, err := sql.Open("sqlite", dsn(o.Path, "cache_size(-65536)", "temp_store(MEMORY)", fmt.Sprintf("wal_autocheckpoint(%d)", checkpointPages), "journal_size_limit(67108864)"))
+	db, err := sql.Open("sqlite", dsn(o.Path, "cache_size(-32768)", "temp_store(MEMORY)", fmt.Sprintf("wal_autocheckpoint(%d)", checkpointPages), "journal_size_limit(67108864)"))
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,11 +15,22 @@ import (
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
-// BenchValues measures what a chart of one field over one day costs, among rows
-// readings of 10 agents with 10 topics each over 10 days: one topic has rows/1000
-// readings a day.
-func BenchValues(b *testing.B, st store.Store, rows int) {
+// valuesRows sets how many readings BenchValues looks among.
+const valuesRows = "HOLDFAST_BENCH_VALUES"
+
+// BenchValues measures what a chart of one field over one day costs, among the
+// readings of 10 agents with 10 topics each over 10 days: a thousandth of them is
+// read. There are 500 000, or as many as HOLDFAST_BENCH_VALUES says: ten million
+// take minutes to store.
+func BenchValues(b *testing.B, st store.Store) {
 	const agents, topics, days = 10, 10, 10
+	rows := 500_000
+	if s := os.Getenv(valuesRows); s != "" {
+		var err error
+		if rows, err = strconv.Atoi(s); err != nil {
+			b.Fatalf("%s = %q: want a number", valuesRows, s)
+		}
+	}
 	ctx := context.Background()
 	gap := days * 24 * time.Hour / time.Duration(rows/agents)
 	for i := range agents {
