@@ -15,6 +15,13 @@ import (
 // times returns what is known of true time around the frame's records with the
 // frame's own anchors worked in, and notes when they change stored times.
 func (c *commit) times(epoch int64) (*clock.Timeline, error) {
+	// First: the epoch's own boot decides whose anchors count.
+	start := c.m.FreshStart()
+	if start != nil {
+		if _, err := c.tx.Exec(c.ctx, "UPDATE epochs SET boot = $1 WHERE id = $2", start.Boot[:], epoch); err != nil {
+			return nil, err
+		}
+	}
 	recs := c.m.Frame.Records
 	t, err := timeline(c.ctx, c.tx, epoch, recs[0].At.Boot, recs[len(recs)-1].At.Boot)
 	if err != nil {
@@ -32,8 +39,7 @@ func (c *commit) times(epoch int64) (*clock.Timeline, error) {
 			t.NotAfter = offset
 		}
 	}
-	if start := c.m.FreshStart(); start != nil {
-		b.Queue("UPDATE epochs SET boot = $1 WHERE id = $2", start.Boot[:], epoch)
+	if start != nil {
 		// What this boot's clock said elsewhere counts from now on.
 		held := c.m.Ledgers[c.m.Frame.Epoch].Held
 		stale = stale || len(held) > 1 || held.Max() > c.m.Frame.Last

@@ -16,6 +16,12 @@ import (
 // timeline returns what the store knows of true time around the frame's
 // records, without the anchors in the frame itself.
 func (s *session) timeline(m *store.Merge, epoch int64) (*clock.Timeline, error) {
+	// First: the epoch's own boot decides whose anchors count.
+	if start := m.FreshStart(); start != nil {
+		if _, err := s.exec("UPDATE epochs SET boot = ? WHERE id = ?", start.Boot[:], epoch); err != nil {
+			return nil, err
+		}
+	}
 	recs := m.Frame.Records
 	t := &clock.Timeline{}
 	if err := s.points(t, epoch, recs[0].At.Boot, recs[len(recs)-1].At.Boot); err != nil {
@@ -94,10 +100,7 @@ func (s *session) anchors(m *store.Merge, epoch int64, t *clock.Timeline) error 
 			t.NotAfter = offset
 		}
 	}
-	if start := m.FreshStart(); start != nil {
-		if _, err := s.exec("UPDATE epochs SET boot = ? WHERE id = ?", start.Boot[:], epoch); err != nil {
-			return err
-		}
+	if m.FreshStart() != nil {
 		// What this boot's clock said elsewhere counts from now on.
 		stale = stale || len(m.Ledgers[m.Frame.Epoch].Held) > 1 || m.Ledgers[m.Frame.Epoch].Held.Max() > m.Frame.Last
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -35,7 +36,7 @@ func open(t *testing.T, db Database) store.Store {
 
 // Run holds a store to its behaviour. fresh makes an empty database.
 func Run(t *testing.T, fresh func(t *testing.T) Database) {
-	for name, test := range map[string]func(*testing.T, Database){
+	tests := map[string]func(*testing.T, Database){
 		"AnyOrderEndsTheSame":             anyOrderEndsTheSame,
 		"ReplicasNeedNoCoordination":      replicasNeedNoCoordination,
 		"OverlapStoresOnlyTheRest":        overlapStoresOnlyTheRest,
@@ -67,7 +68,9 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"ConfirmedFollowsTheFirstOpen":    confirmedFollowsTheFirstOpen,
 		"BacklogIsNoted":                  backlogIsNoted,
 		"NewestEpochsHaveTheirTop":        newestEpochsHaveTheirTop,
-	} {
+	}
+	maps.Copy(tests, more())
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
 }
