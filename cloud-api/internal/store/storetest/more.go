@@ -146,8 +146,11 @@ func anchorOfTheSameBootServes(t *testing.T, db Database) {
 	agent(t, st, "a")
 	commit(t, st, of(epoch(1), start(7), synchronised(2, 10)))
 	commit(t, st, of(epoch(2), start(7), at1970(2, 60)))
-	commit(t, st, of(epoch(3), start(8), reading(2, "t", nil))) // another boot
-	if got := corrected(t, st); len(got) != 2 || got[0] != 60 || got[1] == 60 {
+	another := reading(2, "t", nil)
+	another.At.Wall = sent.Add(1800 * time.Second).UnixNano()
+	commit(t, st, of(epoch(3), start(8), another))              // another boot, whose clock seems right
+	commit(t, st, of(epoch(4), start(9), reading(2, "t", nil))) // and one whose clock went back behind it
+	if got := corrected(t, st); !slices.Equal(got, []float64{60, 1800, 1800}) {
 		t.Errorf("%v", got)
 	}
 }
