@@ -23,7 +23,7 @@ type Merge struct {
 	Agent   *Agent
 	Ledgers map[telemetry.Epoch]*ledger.Epoch
 	// Rivals is how many other epochs of the agent have the ordinal of the
-	// frame's; it is asked for only when the frame is NewOutbox.
+	// frame's; it is asked for only when the frame Begins one.
 	Rivals int
 
 	Fresh   ledger.Set // of the frame's own epoch: what to insert
@@ -156,6 +156,10 @@ func (m *Merge) start(r *telemetry.Record) {
 	m.Ledgers[s.Previous].Report(telemetry.OpenEpoch{Epoch: s.Previous, Durable: s.PreviousLast}, telemetry.Epoch{}, 0, m.Frame.Received)
 	m.Changed[s.Previous] = true
 	m.wentBack(s)
+	if m.Rivals > 0 {
+		m.alarm(AlarmWentBack, m.Frame.Epoch, fmt.Sprintf(
+			"another epoch followed %s before: the device's card was rolled back, or copied to a second device", s.Previous))
+	}
 }
 
 func (m *Merge) wentBack(s *telemetry.Start) {
@@ -323,9 +327,9 @@ func (m *Merge) Anchors() []clock.Point {
 	return out
 }
 
-// NewOutbox reports whether the frame begins an epoch that follows no other.
-func NewOutbox(f *Frame) bool {
-	return f.First == 1 && len(f.Records) > 0 && f.Records[0].Start != nil && f.Records[0].Start.Previous.IsZero()
+// Begins reports whether the frame begins an epoch.
+func Begins(f *Frame) bool {
+	return f.First == 1 && len(f.Records) > 0 && f.Records[0].Start != nil
 }
 
 // FreshStart returns the frame's start record if it is fresh.

@@ -68,7 +68,7 @@ const (
 const (
 	AlarmHole     = "hole"      // seqs are gone from the device and nothing says why
 	AlarmClone    = "clone"     // two epochs of one agent advance at the same time
-	AlarmWentBack = "went-back" // the cloud holds more of an epoch than its successor knows
+	AlarmWentBack = "went-back" // the cloud holds more of an epoch than its successor knows, or two epochs followed one
 	AlarmClaims   = "claims"    // the device said something that cannot be
 	AlarmRestored = "restored"  // the device was told that seqs are held, and they are not
 	AlarmReplaced = "replaced"  // the device began anew and forgot epochs that were still on it

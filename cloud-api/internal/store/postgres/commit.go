@@ -136,7 +136,7 @@ func (c *commit) missing(need []telemetry.Epoch) error {
 			return failed("make ledgers", err)
 		}
 	}
-	if !store.NewOutbox(c.m.Frame) {
+	if !store.Begins(c.m.Frame) {
 		return nil
 	}
 	e := c.m.Frame.Epoch

@@ -44,7 +44,7 @@ func (s *session) commit(f *store.Frame, need []telemetry.Epoch) (store.Result, 
 		return store.Result{}, err
 	}
 	m := store.Merge{Frame: f, Agent: agent, Ledgers: ledgers}
-	if store.NewOutbox(f) {
+	if store.Begins(f) {
 		err := s.row("SELECT count(*) FROM epochs WHERE agent_id = ? AND ordinal = ? AND id <> ?", []any{agent.ID, int64(f.Epoch.Ordinal), ids[f.Epoch]}, &m.Rivals)
 		if err != nil {
 			return store.Result{}, unavailable(fmt.Errorf("look for rivals: %w", err))

@@ -58,6 +58,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"RestartIsNoAlarm":                restartIsNoAlarm,
 		"WentBackIsAnAlarm":               wentBackIsAnAlarm,
 		"NewOutboxIsAnAlarm":              newOutboxIsAnAlarm,
+		"TwoSuccessorsAreAnAlarm":         twoSuccessorsAreAnAlarm,
 		"FalseClaimsAreAnAlarm":           falseClaimsAreAnAlarm,
 		"RestoredBackupIsAnAlarm":         restoredBackupIsAnAlarm,
 		"ClosedStoreIsUnavailable":        closedStoreIsUnavailable,
@@ -764,6 +765,23 @@ func wentBackIsAnAlarm(t *testing.T, db Database) {
 	commit(t, st, next)
 	if a := find(t, st, "a"); !slices.Equal(alarms(a), []string{store.AlarmWentBack}) {
 		t.Errorf("alarms %+v", a.Alarms)
+	}
+}
+
+// A card that is put back as it was while its device was off knows all of the
+// epoch before; what tells is that another epoch followed that one already.
+func twoSuccessorsAreAnAlarm(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	commit(t, st, frame("a", epoch(1), 1, 50))
+	for _, id := range []byte{1, 2} {
+		f := frame("a", telemetry.Epoch{Ordinal: 2, ID: [8]byte{id}}, 1, 3)
+		f.Records[0] = telemetry.Record{Seq: 1, Kind: telemetry.KindStart, Start: &telemetry.Start{Previous: epoch(1), PreviousLast: 50, PreviousClean: true, Version: "1"}}
+		commit(t, st, f)
+		commit(t, st, f)
+		if a := find(t, st, "a"); (id == 2) != slices.Equal(alarms(a), []string{store.AlarmWentBack}) {
+			t.Errorf("after successor %d: %+v", id, a.Alarms)
+		}
 	}
 }
 
