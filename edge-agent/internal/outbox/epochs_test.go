@@ -32,7 +32,7 @@ func makeEpochs(tb testing.TB, dir string, n int) []telemetry.Epoch {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		w := writer{db: db}
+		w := writer{db: db, noSync: true}
 		used, err := w.commit([]part{{&h, recs}}, nil)
 		if err != nil {
 			tb.Fatal(err)
