@@ -42,7 +42,6 @@ type errand struct {
 	Full     Policy
 	Grace    time.Duration
 	NoSync   bool
-	Blind    bool
 	Watch    bool // tell what a reader sees
 	Unfenced bool // and let it see what bbolt shows
 	Confirm  bool // receipt some of what there is now and then
@@ -52,7 +51,7 @@ type errand struct {
 func (e errand) options() Options {
 	return Options{
 		Dir: e.Dir, Agent: "greenhouse-1", SegmentBytes: e.Segment, MaxBytes: e.Max, Full: e.Full, FullGrace: e.Grace,
-		Logger: slog.New(slog.DiscardHandler), noSync: e.NoSync, packFrom: e.PackFrom, blind: e.Blind,
+		Logger: slog.New(slog.DiscardHandler), noSync: e.NoSync, packFrom: e.PackFrom,
 	}
 }
 
@@ -210,11 +209,6 @@ func dump(ctx context.Context, box *Outbox, t *teller) error {
 			from = recs[len(recs)-1].Seq + 1
 		}
 	}
-	// So are those of what reading found damaged, when this is.
-	if _, err := box.Append(ctx, reading("dump", "dump")); err != nil {
-		return err
-	}
-	t.tell("Q", telemetry.Epoch{}, uint64(box.Stats().Quarantined), 0, "")
 	return nil
 }
 
@@ -278,8 +272,6 @@ type device struct {
 	next  map[string]uint64 // by producer: the seq of its last acknowledgement
 	total int
 	fails []string
-
-	quarantined int // files, at the last check
 }
 
 func newDevice(tb testing.TB, seed uint64, job errand) *device {
@@ -357,8 +349,6 @@ func (d *device) check() (missing int) {
 		case "L":
 			b, _ := strconv.ParseUint(l[3], 10, 64)
 			lost[e] = lost[e].Add(telemetry.Range{First: a, Last: b})
-		case "Q":
-			d.quarantined = int(a)
 		case "E":
 			d.tb.Fatalf("reading back: %s", l[4])
 		case "D":

@@ -124,35 +124,12 @@ func (o *Outbox) idle(ending bool) (time.Duration, error) {
 	if ending {
 		return maxIdle, nil
 	}
-	untilMark, err := o.markEnded()
-	if err != nil {
-		return 0, err
-	}
 	if wait, err := o.retryFull(); wait > 0 || err != nil {
 		return wait, err
 	}
 	more, err := o.packSome()
 	if more || err != nil {
 		return 0, err
-	}
-	return min(untilMark, maxIdle), nil
-}
-
-// markEvery is how often the page behind a segment is written that says what was
-// committed: seldom, since it is a write of 4 KiB.
-const markEvery = 10 * time.Second
-
-// markEnded marks what was committed, if that is due, and returns when it next is.
-func (o *Outbox) markEnded() (time.Duration, error) {
-	if !o.unmarked || o.live == nil {
-		return maxIdle, nil
-	}
-	if left := o.opts.markEvery - time.Since(o.markedAt); left > 0 {
-		return left, nil
-	}
-	o.unmarked, o.markedAt = false, time.Now()
-	if err := o.live.live.mark(o.current.id); err != nil && !noSpace(err) {
-		return 0, fatal(err)
 	}
 	return maxIdle, nil
 }
@@ -242,7 +219,7 @@ func (o *Outbox) write(recs []telemetry.Record) error {
 		}
 		return fatal(err)
 	}
-	l.head, o.last, o.unmarked = h, time.Now(), true
+	l.head, o.last = h, time.Now()
 	o.metrics.commit(len(recs), o.last.Sub(start))
 	o.publish(recs, used)
 	return nil
@@ -490,11 +467,7 @@ func (o *Outbox) closeEpoch() error {
 		return nil
 	}
 	o.live.live.head.Clean = true
-	err := o.write(nil)
-	if err == nil && o.live != nil {
-		err = o.live.live.mark(o.current.id)
-	}
-	if err != nil && !errors.Is(err, errNoRoom) {
+	if err := o.write(nil); err != nil && !errors.Is(err, errNoRoom) {
 		return fmt.Errorf("outbox: %w", err)
 	}
 	return nil

@@ -32,7 +32,7 @@ func makeEpochs(tb testing.TB, dir string, n int) []telemetry.Epoch {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		w := writer{db: db, noSync: true}
+		w := writer{db: db}
 		used, err := w.commit([]part{{&h, recs}}, nil)
 		if err != nil {
 			tb.Fatal(err)

@@ -19,7 +19,7 @@ import (
 func flipStore(tb testing.TB) (dir string, want map[telemetry.Epoch]map[uint64]string) {
 	tb.Helper()
 	dir, want = memoryDir(tb), map[telemetry.Epoch]map[uint64]string{}
-	o := Options{Dir: dir, SegmentBytes: 256 << 10, noSync: true, unclean: true, packFrom: 2, markEvery: 1}
+	o := Options{Dir: dir, SegmentBytes: 256 << 10, noSync: true, unclean: true, packFrom: 2}
 	for life := range 5 {
 		x := open(tb, o)
 		e := x.Stats().Epoch

@@ -32,8 +32,6 @@ type writer struct {
 	pack  bool
 	dict  dictionary
 	arena []byte // the blocks of one transaction; bbolt refers to it until that ended
-
-	noSync bool // the caller syncs the file once it is complete
 }
 
 // errPanic is a panic of bbolt's, or a fault on a page that it mapped.
@@ -60,8 +58,7 @@ func openBolt(path string, limit int64, noSync bool) (*bolt.DB, error) {
 	err := guard(func() (err error) {
 		db, err = bolt.Open(path, 0o600, &bolt.Options{
 			Timeout: 2 * time.Second, PageSize: boltpage.PageSize, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
-			InitialMmapSize: int(limit), NoStatistics: true, NoGrowSync: noSync,
-			NoSync: true, // commit syncs, once: see recover.go
+			InitialMmapSize: int(limit), NoStatistics: true, NoSync: noSync, NoGrowSync: noSync,
 		})
 		return err
 	})
@@ -210,8 +207,8 @@ type part struct {
 	recs []telemetry.Record
 }
 
-// commit writes records and states in one transaction and syncs it. What it returns
-// nil for is on the disk. An error for which noSpace is true means that nothing was changed.
+// commit writes records and states in one transaction. What it returns nil for is
+// on the disk. An error for which noSpace is true means that nothing was changed.
 func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 	w.arena = w.arena[:0]
 	err = guard(func() error {
@@ -224,9 +221,6 @@ func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 			return errors.Join(w.putTopics(tx), putStates(tx, states))
 		})
 	})
-	if err == nil && !w.noSync {
-		err = w.db.Sync()
-	}
 	if err != nil {
 		return 0, err
 	}
@@ -243,7 +237,7 @@ func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 const maxArena = 2 << 20
 
 // noSpace reports whether a commit failed for want of room before anything was
-// synced: writes fail with a PathError, the sync with a bare errno. A
+// synced: bbolt's writes fail with a PathError, its fsync with a bare errno. A
 // file system may report want of room first at fsync: that is a failed fsync.
 func noSpace(err error) bool {
 	var pe *fs.PathError
@@ -328,19 +322,19 @@ func (o *Outbox) bear(temp string, limit int64, h *head, first []telemetry.Recor
 	if err != nil {
 		return nil, err
 	}
-	l := &live{writer: writer{db: db, noSync: o.opts.noSync}, limit: limit}
+	l := &live{writer: writer{db: db}, limit: limit}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeBolt(db))
 		}
 	}()
 	// The file gets its whole size at once, or bbolt would sync every time it grows it.
-	if err = reserve(temp, limit+boltpage.PageSize, false); err != nil {
+	if err = reserve(temp, limit, false); err != nil {
 		return nil, err
 	}
 	if l.used, err = l.commit([]part{{h, first}}, states); err != nil {
 		return nil, err
 	}
-	l.file, err = os.OpenFile(temp, os.O_RDWR, 0)
+	l.file, err = os.Open(temp)
 	return l, err
 }

@@ -163,9 +163,9 @@ func trailerOf(path string) ([]head, error) {
 // recoverLive finds out what the segment holds that a process before was writing
 // to, and seals it.
 func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error {
-	h, used, err := o.settle(f.name, e, first)
+	h, used, err := o.readEnd(f.name, e, first)
 	if errors.Is(err, syscall.EIO) { // a card may read at the second try
-		h, used, err = o.settle(f.name, e, first)
+		h, used, err = o.readEnd(f.name, e, first)
 	}
 	if err != nil && !isDamage(err) {
 		return err
@@ -180,16 +180,6 @@ func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error 
 		return nil
 	}
 	return o.finish(f, used)
-}
-
-// settle brings a segment to its last whole commit and reads its end.
-func (o *Outbox) settle(name string, e telemetry.Epoch, first uint64) (head, int64, error) {
-	if !o.opts.blind {
-		if err := o.goBack(name, e, first); err != nil {
-			return head{}, 0, err
-		}
-	}
-	return o.readEnd(name, e, first)
 }
 
 // readEnd returns the head of a segment after checking that its last record is there.

@@ -95,9 +95,6 @@ type Options struct {
 	noSync   bool // shows what is lost without fsync
 	packFrom int  // packFrom
 	unclean  bool // Run ends as if it had been killed
-	blind    bool // recovery believes the newest meta page
-
-	markEvery time.Duration // markEvery
 }
 
 const minSegment = 128 << 10
@@ -120,7 +117,6 @@ func (o *Options) setDefaults() error {
 	def(&o.QueueRecords, 8192)
 	def(&o.QueueBytes, 4<<20)
 	def(&o.packFrom, packFrom)
-	def(&o.markEvery, markEvery)
 	if o.Now == nil {
 		o.Now = now
 	}
@@ -224,8 +220,6 @@ type Outbox struct {
 	asideAt  time.Time     // of the next try to set a spare aside
 	freeing  bool          // setAside is at work
 	mendAt   time.Time     // of the next try to quarantine
-	markedAt time.Time
-	unmarked bool // commits have ended that the mark does not tell of
 }
 
 // Open opens the folder, takes its lock and finds out what is in it, which

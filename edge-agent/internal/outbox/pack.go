@@ -164,7 +164,7 @@ type packer struct {
 	bytes   int    // of recs and parts
 	runs    []head
 	records uint64
-	lazy    bool // tests only: not synced at the end either
+	noSync  bool
 }
 
 func (o *Outbox) newPacker() (*packer, error) {
@@ -177,7 +177,7 @@ func (o *Outbox) newPacker() (*packer, error) {
 		}
 		return nil, errors.Join(err, os.Remove(path+suffixTemp))
 	}
-	return &packer{writer: writer{db: db, pack: true, noSync: true}, path: path, lazy: o.opts.noSync}, nil
+	return &packer{writer: writer{db: db, pack: true}, path: path, noSync: o.opts.noSync}, nil
 }
 
 // add appends a record if it is wanted and not there yet. Records come ordered by
@@ -293,7 +293,7 @@ func (p *packer) finish(temp string, used int64, trailer []byte) error {
 		return err
 	}
 	_, err = f.WriteAt(trailer, used)
-	if err == nil && !p.lazy {
+	if err == nil && !p.noSync {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())

@@ -85,30 +85,40 @@ func appendFor(x *box, batch int, d time.Duration) (float64, error) {
 	return float64(n) / time.Since(start).Seconds(), nil
 }
 
-// wal is raft-wal as its users have it.
-type wal struct {
-	*raftwal.WAL
-	index uint64
+func (b *bench) ours(batch int) (rate float64, err error) {
+	dir, err := b.fresh("outbox")
+	if err != nil {
+		return 0, err
+	}
+	x, err := openBox(dir, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, x.stop()) }()
+	if _, err := x.Append(context.Background(), drafts(1)...); err != nil {
+		return 0, err
+	}
+	return appendFor(x, batch, b.length)
 }
 
-func (b *bench) raftWAL() (*wal, error) {
+func (b *bench) raftWAL(batch int) (rate float64, err error) {
 	dir, err := b.fresh("raft-wal")
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	w, err := raftwal.Open(dir)
-	return &wal{WAL: w}, err
-}
-
-// storeFor stores batches in a raft-wal for a while and returns records a second.
-func (w *wal) storeFor(batch int, d time.Duration) (float64, error) {
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
 	logs := make([]*raft.Log, batch)
 	data := noise(batch)
+	index := uint64(0)
 	n, start := 0, time.Now()
-	for time.Since(start) < d {
+	for time.Since(start) < b.length {
 		for i := range logs {
-			w.index++
-			logs[i] = &raft.Log{Index: w.index, Term: 1, Data: data[i]}
+			index++
+			logs[i] = &raft.Log{Index: index, Term: 1, Data: data[i]}
 		}
 		if err := w.StoreLogs(logs); err != nil {
 			return 0, err
@@ -118,24 +128,20 @@ func (w *wal) storeFor(batch int, d time.Duration) (float64, error) {
 	return float64(n) / time.Since(start).Seconds(), nil
 }
 
-// slice is how long one side works before it is the other's turn: a machine is
-// about as busy now as it was so long ago.
-const slice = 100 * time.Millisecond
-
-// compare alternates between two sides in slices and returns the median of each and
-// of the ratios of neighbours.
-func (b *bench) compare(one, two func(time.Duration) (float64, error)) (x, y, ratio float64, err error) {
+// compare alternates between two sides and returns the median of each and of
+// their ratios.
+func (b *bench) compare(one, two func() (float64, error)) (x, y, ratio float64, err error) {
 	var xs, ys, rs []float64
-	for i := range int(b.length*time.Duration(b.rounds)/slice) + 1 {
+	for i := range b.rounds {
 		first, second := one, two
 		if i%2 == 1 {
 			first, second = two, one
 		}
-		v, err := first(slice)
+		v, err := first()
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		w, err := second(slice)
+		w, err := second()
 		if err != nil {
 			return 0, 0, 0, err
 		}
@@ -154,9 +160,12 @@ func median(v []float64) float64 {
 
 func (b *bench) append() error {
 	for _, batch := range []int{64, 1024} {
-		if err := b.besideRaftWAL(batch); err != nil {
+		x, y, ratio, err := b.compare(func() (float64, error) { return b.ours(batch) }, func() (float64, error) { return b.raftWAL(batch) })
+		if err != nil {
 			return err
 		}
+		b.add(fmt.Sprintf("append, batches of %d: outbox / raft-wal", batch), ratio, "×", "≥ 0.75", ratio >= 0.75,
+			fmt.Sprintf("%.0f and %.0f records/s", x, y))
 	}
 	x, y, ratio, err := b.compare(b.producers, b.commitEach)
 	if err != nil {
@@ -166,46 +175,17 @@ func (b *bench) append() error {
 	return nil
 }
 
-func (b *bench) besideRaftWAL(batch int) (err error) {
-	w, err := b.raftWAL()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	dir, err := b.fresh("outbox")
-	if err != nil {
-		return err
-	}
-	o, err := openBox(dir, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, o.stop()) }()
-	if _, err := o.Append(context.Background(), drafts(1)...); err != nil {
-		return err
-	}
-	x, y, ratio, err := b.compare(
-		func(d time.Duration) (float64, error) { return appendFor(o, batch, d) },
-		func(d time.Duration) (float64, error) { return w.storeFor(batch, d) })
-	if err != nil {
-		return err
-	}
-	b.add(fmt.Sprintf("append, batches of %d: outbox / raft-wal", batch), ratio, "×", "≥ 0.75", ratio >= 0.75,
-		fmt.Sprintf("%.0f and %.0f records/s", x, y))
-	return nil
-}
-
 const producers = 64
 
 // together has n goroutines call one until the time is over, and returns calls a second.
-func together(d time.Duration, n int, one func(i int) error) (float64, error) {
+func (b *bench) together(n int, one func(i int) error) (float64, error) {
 	var count atomic.Int64
 	var wg sync.WaitGroup
 	errs := make(chan error, n)
 	start := time.Now()
 	for i := range n {
 		wg.Go(func() {
-			for time.Since(start) < d {
+			for time.Since(start) < b.length {
 				if err := one(i); err != nil {
 					errs <- err
 					return
@@ -225,7 +205,7 @@ func together(d time.Duration, n int, one func(i int) error) (float64, error) {
 }
 
 // producers appends one record at a time from each of 64 goroutines.
-func (b *bench) producers(d time.Duration) (rate float64, err error) {
+func (b *bench) producers() (rate float64, err error) {
 	dir, err := b.fresh("outbox")
 	if err != nil {
 		return 0, err
@@ -236,14 +216,14 @@ func (b *bench) producers(d time.Duration) (rate float64, err error) {
 	}
 	defer func() { err = errors.Join(err, x.stop()) }()
 	ds := drafts(producers)
-	return together(5*d, producers, func(i int) error {
+	return b.together(producers, func(i int) error {
 		_, err := x.Append(context.Background(), ds[i])
 		return err
 	})
 }
 
 // commitEach does the same with one bbolt transaction a record.
-func (b *bench) commitEach(d time.Duration) (rate float64, err error) {
+func (b *bench) commitEach() (rate float64, err error) {
 	dir, err := b.fresh("bbolt")
 	if err != nil {
 		return 0, err
@@ -254,5 +234,5 @@ func (b *bench) commitEach(d time.Duration) (rate float64, err error) {
 	}
 	defer func() { err = errors.Join(err, s.db.Close()) }()
 	data := noise(producers)
-	return together(5*d, producers, func(i int) error { return s.put(data[i : i+1]) })
+	return b.together(producers, func(i int) error { return s.put(data[i : i+1]) })
 }

@@ -86,8 +86,8 @@ func (b *bench) afterwards(old *box) (err error) {
 	}
 	defer func() { err = errors.Join(err, fresh.stop()) }()
 	x, y, ratio, err := b.compare(
-		func(d time.Duration) (float64, error) { return appendFor(old, 256, d) },
-		func(d time.Duration) (float64, error) { return appendFor(fresh, 256, d) })
+		func() (float64, error) { return appendFor(old, 256, b.length) },
+		func() (float64, error) { return appendFor(fresh, 256, b.length) })
 	if err != nil {
 		return err
 	}
