@@ -328,12 +328,12 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// flipIf flips a bit where OUTBOX_FLIPS asks for it. About one walk in a hundred
+// flipIf flips a bit where OUTBOX_WALK_FLIPS asks for it. About one walk in a hundred
 // and fifty with flips ends with numbers that nothing accounts for, when the cloud
 // had asked for them again: seed 1795402480670979763 is one. Until that is mended
 // the ordinary run goes without; TestBitFlipsAreDetectedOrHarmless has its own.
 func (w *world) flipIf() {
-	if os.Getenv("OUTBOX_FLIPS") != "" {
+	if os.Getenv("OUTBOX_WALK_FLIPS") != "" {
 		w.flip()
 	}
 }
