@@ -12,11 +12,7 @@ import (
 // networkCut lasts more than two minutes over NATS in any case: after them NATS'
 // own client gives up for good, and what is built on it must not.
 func networkCut(ctx context.Context, c *course) (string, error) {
-	long := c.either(15*time.Second, 130*time.Second)
-	if c.kind.Name == "nats" {
-		long = 130 * time.Second
-	}
-	return c.disconnected(ctx, link.Condition{Down: true}, long)
+	return c.disconnected(ctx, link.Condition{Down: true}, c.either(125*time.Second, 5*time.Minute))
 }
 
 func networkSilent(ctx context.Context, c *course) (string, error) {
