@@ -38,6 +38,8 @@ const usage = `usage: cloud-api COMMAND [--config FILE] …
     --prefix P           agents whose id begins with P
     --uses N             how many devices it enrols (default 1)
     --ttl 1h             until it expires (default 1h)
+  agent revoke NAME      take nothing more from an agent; it keeps its readings and is told
+  agent allow NAME       take a revoked agent back; a new token does so too
   access create NAME     make an access token and print it; the line for public.access.tokens_file goes to standard error
     --role read|admin    what it may do (default read)
     --agents a,pi-*      the agents it may see (default all)
@@ -91,6 +93,8 @@ func command(ctx context.Context, args, environ []string, out, errOut io.Writer)
 		return withConfig(name, rest, environ, errOut, nil, func(c config.Config, log *slog.Logger) error { return migrate(ctx, c, log, out) })
 	case "token":
 		return token(ctx, rest, environ, out, errOut)
+	case "agent":
+		return agent(ctx, rest, environ, out, errOut)
 	case "export":
 		return export(ctx, rest, environ, out, errOut)
 	case "access":
@@ -183,6 +187,25 @@ func token(ctx context.Context, args, environ []string, out, errOut io.Writer) e
 			return err
 		}
 		_, err = fmt.Fprintln(out, text)
+		return err
+	})
+}
+
+// agent shuts an agent out or takes it back, in the database of a server that may
+// be running.
+func agent(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	if len(args) < 2 || args[0] != "revoke" && args[0] != "allow" || telemetry.ValidateAgent(args[1]) != nil {
+		return fmt.Errorf("%w: cloud-api agent revoke|allow NAME", errUsage)
+	}
+	name, at, said := args[1], time.Now().UTC(), "nothing more is taken from %s; it hears so with its next frame, keeps its readings and asks once a minute\n"
+	if args[0] == "allow" {
+		at, said = time.Time{}, "%s is allowed again; it goes on within a minute\n"
+	}
+	return withConfig("agent "+args[0], args[2:], environ, errOut, nil, func(c config.Config, log *slog.Logger) error {
+		if err := server.Revoke(ctx, c, name, at, log); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(out, said, name)
 		return err
 	})
 }

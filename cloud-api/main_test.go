@@ -3,14 +3,19 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -62,6 +67,10 @@ func TestUsageErrors(t *testing.T) {
 		{"token"},
 		{"token", "delete"},
 		{"access", "create"},
+		{"agent"},
+		{"agent", "revoke"},
+		{"agent", "revoke", "A B", "--config", file},
+		{"agent", "forget", "a", "--config", file},
 		{"access", "create", "a b"},
 		{"access", "create", "a", "--role", "root"},
 		{"access", "create", "a", "--agents", "A"},
@@ -94,6 +103,41 @@ func TestSmallCommands(t *testing.T) {
 	out, errOut, err := call(t, "access", "create", "grafana", "--agents", "a,pi-*")
 	if err != nil || strings.Contains(errOut, strings.TrimSpace(out)) || !strings.Contains(errOut, " grafana read a,pi-*") {
 		t.Errorf("%q, %q, %v", out, errOut, err)
+	}
+}
+
+// An agent is revoked and allowed again by name; one that is not known is an
+// error.
+func TestAgentIsRevokedAndAllowed(t *testing.T) {
+	file := settings(t)
+	for _, verb := range []string{"revoke", "allow"} {
+		if _, _, err := call(t, "agent", verb, "nobody", "--config", file); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+	enrolled(t, file, "pi-1")
+	for verb, want := range map[string]string{"revoke": "nothing more is taken from pi-1", "allow": "pi-1 is allowed again"} {
+		if out, _, err := call(t, "agent", verb, "pi-1", "--config", file); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %q, %v", verb, out, err)
+		}
+	}
+}
+
+// enrolled makes an agent known.
+func enrolled(t *testing.T, file, name string) {
+	t.Helper()
+	c, _, err := config.Load(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := server.OpenStore(t.Context(), c.Store, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	err = st.CreateToken(t.Context(), store.Token{ID: "t", Uses: 1, Created: now, Expires: now.Add(time.Hour)})
+	if err := errors.Join(err, st.Enrol(t.Context(), "t", name, make(ed25519.PublicKey, 32), now), st.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 type agentJSON struct {
 	ID          string      `json:"id"`
 	EnrolledAt  time.Time   `json:"enrolled_at"`
+	RevokedAt   *time.Time  `json:"revoked_at"`
 	FirstSeen   *time.Time  `json:"first_seen"`
 	LastSeen    *time.Time  `json:"last_seen"`
 	Epoch       string      `json:"epoch"`     // the newest that advanced
@@ -46,7 +47,7 @@ type alarmJSON struct {
 
 func agentOf(a *store.Agent) agentJSON {
 	out := agentJSON{
-		ID: a.Name, EnrolledAt: a.EnrolledAt, FirstSeen: optional(a.FirstSeen), LastSeen: optional(a.LastSeen),
+		ID: a.Name, EnrolledAt: a.EnrolledAt, RevokedAt: optional(a.RevokedAt), FirstSeen: optional(a.FirstSeen), LastSeen: optional(a.LastSeen),
 		Epoch: epochText(a.Lead), Watermark: a.LeadMark, Held: a.Held, OnDevice: a.OnDevice, Lost: a.Lost, Expired: a.Expired,
 		Confirmed:   optional(moment(a.Confirmed)),
 		Quarantined: a.Quarantined, Unexplained: a.Unexplained, Readings: a.Readings, Redelivered: a.Redelivered,
@@ -269,6 +270,29 @@ func (s *Server) acknowledge(r *request) error {
 		return failure(err)
 	}
 	s.opt.Logger.Info("api: alarms acknowledged", "agent", name, "by", r.caller.Name)
+	return r.SendStatus(http.StatusNoContent)
+}
+
+// revoke shuts an agent out: nothing that it sends is stored from now on.
+func (s *Server) revoke(r *request) error { return s.admit(r, time.Now().UTC(), "api: agent revoked") }
+
+// allow takes a revoked agent back, with the key that it has.
+func (s *Server) allow(r *request) error { return s.admit(r, time.Time{}, "api: agent allowed again") }
+
+func (s *Server) admit(r *request, revoked time.Time, event string) error {
+	name, err := r.agentInPath()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := work()
+	defer cancel()
+	if err := s.opt.Store.Revoke(ctx, name, revoked); err != nil {
+		return failure(err)
+	}
+	if s.opt.Tell != nil {
+		s.opt.Tell(name)
+	}
+	s.opt.Logger.Warn(event, "agent", name, "by", r.caller.Name)
 	return r.SendStatus(http.StatusNoContent)
 }
 

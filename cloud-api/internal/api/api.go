@@ -1,7 +1,7 @@
 // Package api is what people and programs ask the cloud: agents, their ledgers,
 // readings, series, live readings, and enrolment. It reads the store and changes
-// nothing in it but enrolments and alarms that somebody looked at, and answers
-// every error as a problem document.
+// nothing in it but who is let in and the alarms that somebody looked at, and
+// answers every error as a problem document.
 package api
 
 import (
@@ -38,6 +38,7 @@ type Store interface {
 	Values(ctx context.Context, agent, topic string, from, to int64, f func(at int64, payload []byte) error) error
 	Backlog(ctx context.Context, agent string, from, to time.Time, limit int) ([]store.Sample, error)
 	Acknowledge(ctx context.Context, agent string) error
+	Revoke(ctx context.Context, agent string, at time.Time) error
 }
 
 // Feed shows live readings.
@@ -54,6 +55,7 @@ type Enroller interface {
 type Options struct {
 	Store     Store
 	Enroller  Enroller
+	Tell      func(agent string)                                    // sends an agent a receipt, soon; nil: it hears when it next sends
 	Ready     func(ctx context.Context) (notes []string, err error) // why the server is not ready, or what is worth knowing
 	Access    *Access                                               // nil: everybody may do everything
 	Feed      Feed

@@ -37,6 +37,7 @@ type site struct {
 	store *sqlite.Store
 	root  ed25519.PrivateKey
 	ready error
+	told  chan string
 }
 
 var received = time.Date(2026, 5, 4, 10, 0, 0, 123456789, time.UTC)
@@ -51,12 +52,13 @@ func open(t *testing.T, access *api.Access) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, store: st, root: root}
+	s := &site{t: t, store: st, root: root, told: make(chan string, 9)}
 	live := feed.New(feed.Options{Store: st, Watchers: 3, Logger: slog.New(slog.DiscardHandler)})
 	work, stopWork := context.WithCancel(context.Background())
 	fed := make(chan error, 1)
 	go func() { fed <- live.Run(work) }()
 	server, err := api.New(api.Options{
+		Tell: func(agent string) { s.told <- agent },
 		Feed: live, Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
 		Ready: func(context.Context) ([]string, error) { return []string{"a note"}, s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
 	})
@@ -383,6 +385,32 @@ func TestAccessNeedsAToken(t *testing.T) {
 	}
 	if resp, _ := s.do(http.MethodPost, "/v1/agents/a/acknowledge", nil, "Authorization", "Bearer "+admin); resp.StatusCode != 204 {
 		t.Errorf("acknowledge: %d", resp.StatusCode)
+	}
+}
+
+// An admin shuts an agent out and takes it back; the agent hears of both at once.
+func TestRevokeAndAllow(t *testing.T) {
+	s := open(t, nil)
+	s.agent("a")
+	s.commit("a", 1, "x")
+	revoked := func() *time.Time {
+		var a struct {
+			RevokedAt *time.Time `json:"revoked_at"`
+		}
+		s.get("/v1/agents/a", &a)
+		return a.RevokedAt
+	}
+	for _, verb := range []string{"revoke", "allow"} {
+		s.refused(404, http.MethodPost, "/v1/agents/nobody/"+verb, nil)
+		if resp, b := s.do(http.MethodPost, "/v1/agents/a/"+verb, nil); resp.StatusCode != 204 {
+			t.Fatalf("%s: %d %s", verb, resp.StatusCode, b)
+		}
+		if at := revoked(); (at != nil) != (verb == "revoke") {
+			t.Errorf("after %s: revoked at %v", verb, at)
+		}
+	}
+	if len(s.told) != 2 || <-s.told != "a" || <-s.told != "a" {
+		t.Error("the agent is not told")
 	}
 }
 

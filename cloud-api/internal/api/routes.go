@@ -45,6 +45,8 @@ func Routes() []Route {
 		{http.MethodGet, "/v1/agents/{id}/topics", Reader, []string{"after", "limit"}, (*Server).topics},
 		{http.MethodGet, "/v1/agents/{id}/backlog", Reader, []string{"from", "to"}, (*Server).backlog},
 		{http.MethodPost, "/v1/agents/{id}/acknowledge", Admin, nil, (*Server).acknowledge},
+		{http.MethodPost, "/v1/agents/{id}/revoke", Admin, nil, (*Server).revoke},
+		{http.MethodPost, "/v1/agents/{id}/allow", Admin, nil, (*Server).allow},
 		{http.MethodGet, "/v1/readings", Reader, []string{"agent", "topic", "from", "to", "limit", "cursor", "order"}, (*Server).readings},
 		{http.MethodGet, "/v1/series", Reader, []string{"agent", "topic", "field", "from", "to", "buckets"}, (*Server).series},
 		{http.MethodGet, "/v1/live", Reader, []string{"agent", "topic"}, (*Server).live},

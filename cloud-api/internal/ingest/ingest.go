@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,9 +70,11 @@ type Service struct {
 	sampled time.Time
 }
 
+// knownKey is what was last read of an agent.
 type knownKey struct {
-	key ed25519.PublicKey
-	at  time.Time
+	key     ed25519.PublicKey
+	revoked bool
+	at      time.Time
 }
 
 // New returns a Service.
@@ -111,6 +114,7 @@ const (
 	resultEmpty       = "empty"
 	resultQuarantined = "quarantined"
 	resultRejected    = "rejected"
+	resultRevoked     = "revoked"
 	resultRetry       = "retry"
 )
 
@@ -124,6 +128,8 @@ func (s *Service) take(ctx context.Context, raw []byte, at time.Time) (string, e
 		return s.reject(ctx, agent, "no agent of this name is enrolled", raw, at)
 	} else if errors.Is(err, telemetry.ErrSignature) {
 		return s.reject(ctx, agent, "the signature is not by the agent's key", raw, at)
+	} else if errors.Is(err, store.ErrRevoked) {
+		return s.refuse(ctx, f, at), nil
 	} else if err != nil {
 		return resultRetry, err
 	}
@@ -135,6 +141,8 @@ func (s *Service) take(ctx context.Context, raw []byte, at time.Time) (string, e
 	frame.Records = recs
 	res, err := s.opt.Store.Commit(ctx, frame)
 	switch {
+	case errors.Is(err, store.ErrRevoked):
+		return s.refuse(ctx, f, at), nil
 	case errors.Is(err, store.ErrUnavailable), ctx.Err() != nil && err != nil:
 		return resultRetry, err
 	case err != nil:
@@ -144,14 +152,15 @@ func (s *Service) take(ctx context.Context, raw []byte, at time.Time) (string, e
 }
 
 // verify checks the signature with the key remembered, and when that fails with
-// the one in the store: the agent may have enrolled anew.
+// the one in the store: the agent may have enrolled anew. It returns
+// store.ErrRevoked for a good signature that counts no more.
 func (s *Service) verify(ctx context.Context, f *telemetry.SealedFrame, now time.Time) error {
 	name := f.Header.Agent
 	s.mu.Lock()
 	k, ok := s.keys[name]
 	s.mu.Unlock()
 	if ok && now.Sub(k.at) < keyAge && f.Verify(k.key) == nil {
-		return nil
+		return k.allowed()
 	}
 	a, err := s.opt.Store.Agent(ctx, name)
 	if err != nil {
@@ -165,7 +174,15 @@ func (s *Service) verify(ctx context.Context, f *telemetry.SealedFrame, now time
 	if len(s.keys) >= maxKeys {
 		clear(s.keys)
 	}
-	s.keys[name] = knownKey{a.Key, now}
+	k = knownKey{a.Key, !a.RevokedAt.IsZero(), now}
+	s.keys[name] = k
+	return k.allowed()
+}
+
+func (k *knownKey) allowed() error {
+	if k.revoked {
+		return store.ErrRevoked
+	}
 	return nil
 }
 
@@ -201,6 +218,9 @@ func (s *Service) quarantine(ctx context.Context, f *telemetry.SealedFrame, why 
 	frame := frameOf(f, at)
 	frame.Raw, frame.Why = f.Bytes(), why.Error()
 	res, err := s.opt.Store.Commit(ctx, frame)
+	if errors.Is(err, store.ErrRevoked) {
+		return s.refuse(ctx, f, at), nil
+	}
 	if errors.Is(err, store.ErrUnstorable) {
 		s.opt.Receipts.Due(frame.Agent, nil, []telemetry.Rejection{{
 			Epoch: frame.Epoch, Seqs: frame.Range(), Reason: cut(err.Error(), telemetry.MaxReason),
@@ -214,13 +234,30 @@ func (s *Service) quarantine(ctx context.Context, f *telemetry.SealedFrame, why 
 	return resultQuarantined, nil
 }
 
-// answer tells whom it concerns of a commit.
+// refuse drops a frame of an agent that was revoked. The receipt tells the agent,
+// which then sends empty frames alone and keeps its readings; only a frame that
+// has some leaves a sample.
+func (s *Service) refuse(ctx context.Context, f *telemetry.SealedFrame, at time.Time) string {
+	s.opt.Receipts.Due(f.Header.Agent, []telemetry.Epoch{f.Header.Epoch}, nil)
+	if f.Header.Last > 0 {
+		s.sample(ctx, f.Header.Agent, "the agent is revoked", f.Bytes(), at)
+	}
+	return resultRevoked
+}
+
+// answer tells whom it concerns of a commit: of the epochs that the frame names,
+// and of those that it explained something of, as far as one receipt has room.
 func (s *Service) answer(f *store.Frame, res store.Result) string {
-	epochs := make([]telemetry.Epoch, 0, 1+len(f.Open))
+	epochs := make([]telemetry.Epoch, 0, telemetry.MaxEpochs)
 	epochs = append(epochs, f.Epoch)
 	for _, o := range f.Open {
 		if o.Epoch != f.Epoch {
 			epochs = append(epochs, o.Epoch)
+		}
+	}
+	for _, e := range res.Epochs {
+		if len(epochs) < telemetry.MaxEpochs && !slices.Contains(epochs, e) {
+			epochs = append(epochs, e)
 		}
 	}
 	s.opt.Receipts.Due(f.Agent, epochs, nil)
@@ -240,9 +277,15 @@ func (s *Service) answer(f *store.Frame, res store.Result) string {
 	return resultStored
 }
 
-// reject drops an event that no key vouches for. A sample is kept when the last
-// one is some time ago; if that fails nothing is lost.
+// reject drops an event that no key vouches for.
 func (s *Service) reject(ctx context.Context, agent, why string, raw []byte, at time.Time) (string, error) {
+	s.sample(ctx, agent, why, raw, at)
+	return resultRejected, nil
+}
+
+// sample keeps the beginning of an event that stores nothing when the last one
+// is some time ago; if that fails nothing is lost.
+func (s *Service) sample(ctx context.Context, agent, why string, raw []byte, at time.Time) {
 	s.mu.Lock()
 	sample := at.Sub(s.sampled) >= sampleGap
 	if sample {
@@ -250,13 +293,12 @@ func (s *Service) reject(ctx context.Context, agent, why string, raw []byte, at 
 	}
 	s.mu.Unlock()
 	if !sample {
-		return resultRejected, nil
+		return
 	}
 	s.opt.Logger.Warn("ingest: event rejected", "agent", agent, "why", why, "bytes", len(raw))
 	if err := s.opt.Store.Reject(ctx, store.Rejected{Agent: agent, Why: why, Raw: raw, Received: at}); err != nil {
 		s.opt.Logger.Warn("ingest: sample not kept", "error", err)
 	}
-	return resultRejected, nil
 }
 
 func cut(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }

@@ -29,9 +29,11 @@ import (
 type database struct {
 	mu       sync.Mutex
 	keys     map[string]ed25519.PublicKey
+	revoked  bool
 	asked    int
 	frames   []store.Frame
 	rejected []store.Rejected
+	result   store.Result
 	commit   func(f store.Frame) (store.Result, error)
 }
 
@@ -43,7 +45,11 @@ func (d *database) Agent(_ context.Context, name string) (store.Agent, error) {
 	if !ok {
 		return store.Agent{}, store.ErrNotFound
 	}
-	return store.Agent{Name: name, Key: k}, nil
+	a := store.Agent{Name: name, Key: k}
+	if d.revoked {
+		a.RevokedAt = time.Now()
+	}
+	return a, nil
 }
 
 func (d *database) Commit(_ context.Context, f store.Frame) (store.Result, error) {
@@ -55,7 +61,9 @@ func (d *database) Commit(_ context.Context, f store.Frame) (store.Result, error
 		}
 	}
 	d.frames = append(d.frames, f)
-	return store.Result{Records: len(f.Records)}, nil
+	r := d.result
+	r.Records = len(f.Records)
+	return r, nil
 }
 
 func (d *database) Reject(_ context.Context, r store.Rejected) error {
@@ -227,6 +235,55 @@ func TestDamageNeverStores(t *testing.T) {
 	}
 	if len(b.db.frames) != 0 {
 		t.Errorf("%d stored", len(b.db.frames))
+	}
+}
+
+// What a revoked agent sends stores nothing and is taken off the broker; the agent
+// is answered each time, and only what has readings leaves a sample. One that was
+// revoked a moment ago is found out by the store.
+func TestRevokedAgentIsToldAndStoresNothing(t *testing.T) {
+	b := setUp(t)
+	b.db.commit = func(store.Frame) (store.Result, error) { return store.Result{}, store.ErrRevoked }
+	if err := b.Take(t.Context(), b.frame(t, 1, "x")); err != nil {
+		t.Fatal(err)
+	}
+	b.db.revoked, b.db.commit = true, nil
+	clear(b.keys)
+	for range 3 {
+		if err := b.Take(t.Context(), b.frame(t, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(b.db.frames) != 0 || len(b.receipts.due) != 4 || b.results(t, resultRevoked) != 4 {
+		t.Errorf("%d stored, %d answered, %v counted", len(b.db.frames), len(b.receipts.due), b.results(t, resultRevoked))
+	}
+	if len(b.db.rejected) != 1 || b.db.rejected[0].Agent != "a" || b.db.rejected[0].Why != "the agent is revoked" {
+		t.Errorf("samples %+v", b.db.rejected)
+	}
+}
+
+// A frame that explains what is missing of another epoch is answered for that one
+// too, so that the device can let go of it, as far as a receipt has room.
+func TestExplainedEpochsAreAnswered(t *testing.T) {
+	b := setUp(t)
+	other := telemetry.Epoch{Ordinal: 1, ID: [8]byte{7}}
+	many := []telemetry.Epoch{other, epoch}
+	b.db.result.Epochs = many
+	if err := b.Take(t.Context(), b.frame(t, 1, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.receipts.due[0].epochs; len(got) != 3 || !slices.Contains(got, other) {
+		t.Errorf("%v", got)
+	}
+	for i := range uint64(10_000) {
+		many = append(many, telemetry.Epoch{Ordinal: i + 10, ID: [8]byte{1}})
+	}
+	b.db.result.Epochs = many
+	if err := b.Take(t.Context(), b.frame(t, 2, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.receipts.due[1].epochs; len(got) != telemetry.MaxEpochs || got[0] != epoch {
+		t.Errorf("%d epochs", len(got))
 	}
 }
 

@@ -261,7 +261,7 @@ func (s *Service) once(ctx context.Context, agent string, epochs []telemetry.Epo
 
 // Build makes the part of a receipt that follows from the ledgers.
 func Build(state store.Receipt, rejected []telemetry.Rejection) telemetry.Receipt {
-	r := telemetry.Receipt{Revision: state.Revision, Rejected: rejected}
+	r := telemetry.Receipt{Revision: state.Revision, Rejected: rejected, Revoked: state.Revoked}
 	for _, e := range state.Epochs {
 		w, held := e.Ledger.Receipt(telemetry.MaxHeld)
 		r.Epochs = append(r.Epochs, telemetry.EpochReceipt{Epoch: e.Epoch, Watermark: w, Held: held})

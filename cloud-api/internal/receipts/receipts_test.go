@@ -28,6 +28,7 @@ type cloud struct {
 	mu       sync.Mutex
 	revision uint64
 	away     bool
+	revoked  bool
 	epochs   []store.Epoch
 	got      []telemetry.Receipt
 	attempts int
@@ -37,7 +38,7 @@ type cloud struct {
 func (c *cloud) Receipt(_ context.Context, _ string, epochs []telemetry.Epoch) (store.Receipt, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := store.Receipt{Revision: c.revision}
+	r := store.Receipt{Revision: c.revision, Revoked: c.revoked}
 	for _, e := range c.epochs {
 		if slices.Contains(epochs, e.Epoch) {
 			r.Epochs = append(r.Epochs, e)
@@ -98,6 +99,19 @@ func run(t *testing.T, f func(c *cloud, s *Service)) {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A revoked agent is told so, signed, even when there is nothing else to say.
+func TestRevocationIsSaid(t *testing.T) {
+	run(t, func(c *cloud, s *Service) {
+		c.revoked = true
+		s.Due("a", nil, nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(c.got) != 1 || !c.got[0].Revoked {
+			t.Errorf("%+v", c.got)
 		}
 	})
 }

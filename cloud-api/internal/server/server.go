@@ -133,6 +133,7 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 	s.app = dapr.NewApp(dapr.AppOptions{Taker: s.ingest, Token: appToken, Ready: func() bool { return !s.stopping.Load() }, Logger: s.log})
 	s.feed = feed.New(feed.Options{Store: s.store, Logger: s.log, Registerer: reg})
 	s.api, err = api.New(api.Options{
+		Tell:  func(agent string) { s.receipts.Due(agent, nil, nil) },
 		Store: s.store, Feed: s.feed, Enroller: &enrol.Service{Cloud: s.cfg.Name, Root: ring.Root, Store: s.store}, Ready: s.ready, Access: access,
 		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
 	})
@@ -269,4 +270,15 @@ func CreateToken(ctx context.Context, c config.Config, g enrol.Grant, log *slog.
 		return "", err
 	}
 	return t.String(), nil
+}
+
+// Revoke shuts an agent out, or with the zero time takes it back, in the database
+// of a server that may be running.
+func Revoke(ctx context.Context, c config.Config, agent string, at time.Time, log *slog.Logger) (err error) {
+	st, err := OpenStore(ctx, c.Store, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return st.Revoke(ctx, agent, at)
 }

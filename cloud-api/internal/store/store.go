@@ -26,8 +26,12 @@ var (
 	// as records, such as one with a seq above ledger.MaxSeq. Nothing was stored.
 	ErrUnstorable = errors.New("frame cannot be stored")
 
+	// ErrRevoked is returned by Commit for an agent that Revoke shut out. Nothing
+	// was stored, and will not be before the agent is allowed again.
+	ErrRevoked = errors.New("agent is revoked")
+
 	// ErrToken is returned by Enrol for a token that is unknown, expired, used
-	// up, or not meant for the agent.
+	// up, not meant for the agent, or older than the agent's revocation.
 	ErrToken = errors.New("token not valid")
 
 	// ErrCursor is returned by Readings for a cursor it did not make.
@@ -39,7 +43,7 @@ var (
 type Store interface {
 	// Commit stores the frame and its ledger in one transaction and returns
 	// after it is durable. A frame that is there already changes nothing but
-	// what the device reports. The agent must exist.
+	// what the device reports. The agent must exist and not be revoked.
 	Commit(ctx context.Context, f Frame) (Result, error)
 
 	// Receipt returns the ledgers of the epochs as they are now, in the order
@@ -84,8 +88,13 @@ type Store interface {
 	CreateToken(ctx context.Context, t Token) error
 	Token(ctx context.Context, id string) (Token, error)
 	// Enrol redeems a token: it makes the agent or gives it a new key. A token
-	// used up is good again for the key that used it. Returns ErrToken.
+	// used up is good again for the key that used it. One made after the agent
+	// was revoked allows it again. Returns ErrToken.
 	Enrol(ctx context.Context, tokenID, agent string, key ed25519.PublicKey, at time.Time) error
+	// Revoke shuts an agent out from at on: Commit takes nothing more from it,
+	// and its receipts say so. The zero time allows it again. What it sent
+	// before stays.
+	Revoke(ctx context.Context, agent string, at time.Time) error
 
 	// Maintain does what need not be done at once: it corrects times that were
 	// stored before their clock was known, and removes readings older than the
@@ -141,4 +150,5 @@ type Result struct {
 type Receipt struct {
 	Revision uint64
 	Epochs   []Epoch
+	Revoked  bool
 }

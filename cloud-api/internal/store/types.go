@@ -28,6 +28,7 @@ type Agent struct {
 	Name       string
 	Key        ed25519.PublicKey
 	EnrolledAt time.Time
+	RevokedAt  time.Time // zero: it is not
 	FirstSeen  time.Time // zero before its first frame
 	LastSeen   time.Time
 	Revision   uint64
@@ -272,8 +273,10 @@ func ValidFilter(s string) bool {
 }
 
 // Check returns ErrToken unless the token may enrol the agent at that time.
-// again says that it enrolled the same agent with the same key before.
-func (t *Token) Check(agent string, again bool, at time.Time) error {
+// again says that it enrolled the same agent with the same key before; revoked
+// is when the agent was revoked, zero when it is not. A token that lies on a
+// revoked device must not let it in again: only a newer one does.
+func (t *Token) Check(agent string, again bool, revoked, at time.Time) error {
 	switch {
 	case at.After(t.Expires):
 		return fmt.Errorf("%w: expired at %s", ErrToken, t.Expires.Format(time.RFC3339))
@@ -281,6 +284,8 @@ func (t *Token) Check(agent string, again bool, at time.Time) error {
 		return fmt.Errorf("%w: it is for agent %s", ErrToken, t.Agent)
 	case !strings.HasPrefix(agent, t.Prefix):
 		return fmt.Errorf("%w: it is for agents whose id begins with %s", ErrToken, t.Prefix)
+	case !revoked.IsZero() && !t.Created.After(revoked):
+		return fmt.Errorf("%w: it was made before the agent was revoked", ErrToken)
 	case !again && t.Used >= t.Uses:
 		return fmt.Errorf("%w: used up", ErrToken)
 	}

@@ -113,25 +113,29 @@ func TestFlags(t *testing.T) {
 
 // A token is good for whom, when and as often as it says.
 func TestTokenCheck(t *testing.T) {
-	now := time.Date(2026, 5, 4, 10, 0, 0, 0, time.UTC)
+	now, never := time.Date(2026, 5, 4, 10, 0, 0, 0, time.UTC), time.Time{}
 	for name, c := range map[string]struct {
-		token Token
-		agent string
-		again bool
-		ok    bool
+		token   Token
+		agent   string
+		again   bool
+		ok      bool
+		revoked time.Time
 	}{
-		"fresh":              {Token{Uses: 1, Expires: now}, "a", false, true},
-		"expired":            {Token{Uses: 1, Expires: now.Add(-1)}, "a", false, false},
-		"expired, again":     {Token{Uses: 1, Used: 1, Expires: now.Add(-1)}, "a", true, false},
-		"used up":            {Token{Uses: 1, Used: 1, Expires: now}, "a", false, false},
-		"used up, again":     {Token{Uses: 1, Used: 1, Expires: now}, "a", true, true},
-		"for another agent":  {Token{Uses: 1, Agent: "b", Expires: now}, "a", false, false},
-		"for this agent":     {Token{Uses: 1, Agent: "a", Expires: now}, "a", false, true},
-		"prefix":             {Token{Uses: 5, Used: 4, Prefix: "pi-", Expires: now}, "pi-1", false, true},
-		"not of the prefix":  {Token{Uses: 5, Prefix: "pi-", Expires: now}, "desk", false, false},
-		"no use at all left": {Token{Uses: 0, Expires: now}, "a", false, false},
+		"fresh":                             {Token{Uses: 1, Expires: now}, "a", false, true, never},
+		"expired":                           {Token{Uses: 1, Expires: now.Add(-1)}, "a", false, false, never},
+		"expired, again":                    {Token{Uses: 1, Used: 1, Expires: now.Add(-1)}, "a", true, false, never},
+		"used up":                           {Token{Uses: 1, Used: 1, Expires: now}, "a", false, false, never},
+		"used up, again":                    {Token{Uses: 1, Used: 1, Expires: now}, "a", true, true, never},
+		"for another agent":                 {Token{Uses: 1, Agent: "b", Expires: now}, "a", false, false, never},
+		"for this agent":                    {Token{Uses: 1, Agent: "a", Expires: now}, "a", false, true, never},
+		"prefix":                            {Token{Uses: 5, Used: 4, Prefix: "pi-", Expires: now}, "pi-1", false, true, never},
+		"not of the prefix":                 {Token{Uses: 5, Prefix: "pi-", Expires: now}, "desk", false, false, never},
+		"no use at all left":                {Token{Uses: 0, Expires: now}, "a", false, false, never},
+		"made before the revocation":        {Token{Uses: 1, Created: now.Add(-2), Expires: now}, "a", false, false, now.Add(-1)},
+		"made before the revocation, again": {Token{Uses: 1, Used: 1, Created: now.Add(-2), Expires: now}, "a", true, false, now.Add(-1)},
+		"made after the revocation":         {Token{Uses: 1, Created: now, Expires: now}, "a", false, true, now.Add(-1)},
 	} {
-		if err := c.token.Check(c.agent, c.again, now); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrToken) {
+		if err := c.token.Check(c.agent, c.again, c.revoked, now); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrToken) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

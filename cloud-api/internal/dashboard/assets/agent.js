@@ -80,9 +80,28 @@ export function agent(main, id, me) {
     await update();
   }
 
+  async function admit(verb, question) {
+    if (!confirm(question)) return;
+    await post(`${path}/${verb}`);
+    await update();
+  }
+
+  /** admission is the button that shuts the agent out or takes it back. */
+  function admission(a) {
+    if (me.role !== "admin") return null;
+    return a.revoked_at
+      ? h("button", { type: "button", id: "allow" }, "Allow again")
+      : h("button", { type: "button", id: "revoke" }, "Revoke");
+  }
+
   async function update() {
     const a = await get(path, { limit: 30 });
-    keep(head, h("h1", {}, a.id), stateOf(a), h("div", { class: "end" }, h("a", { href: `#/explore?agent=${encodeURIComponent(a.id)}` }, "Explore its readings")));
+    keep(head, h("h1", {}, a.id), stateOf(a), a.revoked_at ? h("span", { class: "dim" }, "since ", time(a.revoked_at), ": nothing more is taken from it; what it has stays on the device") : null,
+      h("div", { class: "end" }, h("a", { href: `#/explore?agent=${encodeURIComponent(a.id)}` }, "Explore its readings"), admission(a)));
+    for (const [verb, question] of [["revoke", `Take nothing more from ${id}?`], ["allow", `Take ${id} back, with the key that it has?`]]) {
+      const button = head.querySelector(`#${verb}`);
+      if (button) button.onclick = () => admit(verb, question).catch((e) => alert(e.message));
+    }
     const tile = (title, ...value) => h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, ...value));
     keep(tiles, h("dl", { class: "tiles" },
       tile("Last seen", ago(a.last_seen)), tile("Confirmed through", time(a.confirmed_through, "nothing yet")), tile("On the device still", number(a.on_device)),

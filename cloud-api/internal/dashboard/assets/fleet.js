@@ -5,6 +5,7 @@ const quietAfter = 180; // seconds; an idle agent sends a frame a minute
 
 /** state says in a word how an agent is. */
 export function state(a) {
+  if (a.revoked_at) return ["revoked", "bad"];
   if (a.alarms.length) return ["alarm", "bad"];
   if (!a.last_seen) return ["never heard of", "dim"];
   if ((Date.now() - new Date(a.last_seen)) / 1000 > quietAfter) return ["silent", "warn"];

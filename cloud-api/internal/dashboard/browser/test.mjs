@@ -99,6 +99,17 @@ test("acknowledge", async (t) => {
   await page.getByText("nothing says why").waitFor();
 });
 
+// An admin shuts an agent out, sees that it is, and takes it back.
+test("revoke", async (t) => {
+  const page = await visit(t, `${FULL}/#/agent/pi-03`);
+  page.on("dialog", (d) => d.accept());
+  await page.getByRole("button", { name: "Revoke" }).click();
+  await page.getByText("nothing more is taken from it").waitFor();
+  await shot(page, "revoked");
+  await page.getByRole("button", { name: "Allow again" }).click();
+  await page.getByRole("button", { name: "Revoke" }).waitFor();
+});
+
 // Exploring: a tree of topics, one field over time, the raw view of any payload.
 test("explore", async (t) => {
   const page = await visit(t, `${FULL}/#/explore`);

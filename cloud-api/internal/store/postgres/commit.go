@@ -49,6 +49,9 @@ func (c *commit) run(f *store.Frame, need []telemetry.Epoch) error {
 	if err := c.load(f, need); err != nil {
 		return err
 	}
+	if !c.m.Agent.RevokedAt.IsZero() {
+		return fmt.Errorf("agent %s: %w", f.Agent, store.ErrRevoked)
+	}
 	c.m.Apply()
 	if len(c.m.Fresh) > 0 {
 		if err := c.insert(c.ids[f.Epoch]); err != nil {
@@ -199,15 +202,16 @@ func appendInt8(b []byte, v int64) []byte {
 // insertOthers writes the fresh records that are no readings.
 func (c *commit) insertOthers(epoch int64) error {
 	var b pgx.Batch
+	received := c.m.Frame.Received.UnixNano()
 	for _, part := range c.m.Fresh {
 		recs := c.m.Frame.Slice(part)
 		for i := range recs {
 			switch r := &recs[i]; {
 			case r.Anchor != nil:
-				b.Queue("INSERT INTO anchors (epoch_id, seq, boot, wall, synchronised, moved, max_error) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-					epoch, int64(r.Seq), int64(r.At.Boot), r.At.Wall, r.Anchor.Synchronised, int64(r.Anchor.Moved), int64(r.Anchor.MaxError))
+				b.Queue("INSERT INTO anchors (epoch_id, seq, received, boot, wall, synchronised, moved, max_error) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+					epoch, int64(r.Seq), received, int64(r.At.Boot), r.At.Wall, r.Anchor.Synchronised, int64(r.Anchor.Moved), int64(r.Anchor.MaxError))
 			case r.Loss != nil:
-				queueLoss(&b, epoch, r)
+				queueLoss(&b, epoch, r, received)
 			}
 		}
 	}
@@ -217,15 +221,15 @@ func (c *commit) insertOthers(epoch int64) error {
 	return failed("write losses and anchors", c.tx.SendBatch(c.ctx, &b).Close())
 }
 
-func queueLoss(b *pgx.Batch, epoch int64, r *telemetry.Record) {
+func queueLoss(b *pgx.Batch, epoch int64, r *telemetry.Record, received int64) {
 	l := r.Loss
 	var topic, size, sum any
 	if o := l.Oversized; o != nil {
 		topic, size, sum = strings.ReplaceAll(strings.ToValidUTF8(o.Topic, "\ufffd"), "\x00", "\ufffd"), o.Size, o.SHA256[:]
 	}
-	b.Queue(`INSERT INTO losses (epoch_id, seq, of_epoch, first, last, reason, readings, bytes, topic, size, sha256)
-		VALUES ($1, $2, $3, $4::numeric, $5::numeric, $6, $7::numeric, $8::numeric, $9, $10::numeric, $11)`,
-		epoch, int64(r.Seq), epochText(l.Epoch), l.Seqs.First, l.Seqs.Last, int16(l.Reason), l.Count, l.Bytes, topic, size, sum)
+	b.Queue(`INSERT INTO losses (epoch_id, seq, received, of_epoch, first, last, reason, readings, bytes, topic, size, sha256)
+		VALUES ($1, $2, $3, $4, $5::numeric, $6::numeric, $7, $8::numeric, $9::numeric, $10, $11::numeric, $12)`,
+		epoch, int64(r.Seq), received, epochText(l.Epoch), l.Seqs.First, l.Seqs.Last, int16(l.Reason), l.Count, l.Bytes, topic, size, sum)
 }
 
 // save writes back the agent, the ledgers that changed, alarms and quarantine.

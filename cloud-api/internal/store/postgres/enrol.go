@@ -54,7 +54,12 @@ func (s *Store) Enrol(ctx context.Context, tokenID, agent string, key ed25519.Pu
 		if err != nil {
 			return failed("read redemptions", err)
 		}
-		if err := t.Check(agent, again, at); err != nil {
+		var revoked int64
+		err = tx.QueryRow(ctx, "SELECT revoked_at FROM agents WHERE name = $1 FOR UPDATE", agent).Scan(&revoked)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return failed("read agent", err)
+		}
+		if err := t.Check(agent, again, moment(revoked), at); err != nil {
 			return err
 		}
 		var b pgx.Batch
@@ -62,10 +67,19 @@ func (s *Store) Enrol(ctx context.Context, tokenID, agent string, key ed25519.Pu
 			b.Queue("UPDATE tokens SET used = used + 1 WHERE id = $1", tokenID)
 			b.Queue("INSERT INTO redemptions (token_id, agent, key, at) VALUES ($1, $2, $3, $4)", tokenID, agent, []byte(key), at.UnixNano())
 		}
-		b.Queue("INSERT INTO agents (name, key, enrolled_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET key = excluded.key, enrolled_at = excluded.enrolled_at",
+		b.Queue("INSERT INTO agents (name, key, enrolled_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE SET key = excluded.key, enrolled_at = excluded.enrolled_at, revoked_at = 0",
 			agent, []byte(key), at.UnixNano())
 		return failed("enrol", tx.SendBatch(ctx, &b).Close())
 	})
+}
+
+// Revoke implements store.Store.
+func (s *Store) Revoke(ctx context.Context, agent string, at time.Time) error {
+	tag, err := s.pool.Exec(ctx, "UPDATE agents SET revoked_at = $2 WHERE name = $1", agent, nanos(at))
+	if err == nil && tag.RowsAffected() == 0 {
+		return fmt.Errorf("agent %s: %w", agent, store.ErrNotFound)
+	}
+	return failed("revoke agent", err)
 }
 
 // Acknowledge implements store.Store.

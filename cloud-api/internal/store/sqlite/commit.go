@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/clock"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/ledger"
@@ -38,6 +39,9 @@ func (s *session) commit(f *store.Frame, need []telemetry.Epoch) (store.Result, 
 	agent, err := s.agent(f.Agent)
 	if err != nil {
 		return store.Result{}, err
+	}
+	if !agent.RevokedAt.IsZero() {
+		return store.Result{}, fmt.Errorf("agent %s: %w", f.Agent, store.ErrRevoked)
 	}
 	ids, ledgers, err := s.ledgers(agent.ID, need)
 	if err != nil {
@@ -219,10 +223,10 @@ func (s *session) insertRecord(m *store.Merge, epoch int64, r *telemetry.Record,
 		_, err = s.exec(insertMany, args...)
 		return args[:0], err
 	case r.Loss != nil:
-		return args, s.insertLoss(epoch, r)
+		return args, s.insertLoss(epoch, r, m.Frame.Received)
 	case r.Anchor != nil:
-		_, err := s.exec("INSERT INTO anchors (epoch_id, seq, boot, wall, synchronised, moved, max_error) VALUES (?, ?, ?, ?, ?, ?, ?)",
-			epoch, int64(r.Seq), int64(r.At.Boot), r.At.Wall, r.Anchor.Synchronised, int64(r.Anchor.Moved), int64(r.Anchor.MaxError))
+		_, err := s.exec("INSERT INTO anchors (epoch_id, seq, received, boot, wall, synchronised, moved, max_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+			epoch, int64(r.Seq), m.Frame.Received.UnixNano(), int64(r.At.Boot), r.At.Wall, r.Anchor.Synchronised, int64(r.Anchor.Moved), int64(r.Anchor.MaxError))
 		return args, err
 	}
 	return args, nil
@@ -238,13 +242,13 @@ func (s *session) flush(args []any) error {
 	return nil
 }
 
-func (s *session) insertLoss(epoch int64, r *telemetry.Record) error {
+func (s *session) insertLoss(epoch int64, r *telemetry.Record, at time.Time) error {
 	var topic, size, sum any
 	if o := r.Loss.Oversized; o != nil {
 		topic, size, sum = o.Topic, int64(o.Size), o.SHA256[:]
 	}
-	_, err := s.exec("INSERT INTO losses (epoch_id, seq, of_epoch, first, last, reason, readings, bytes, topic, size, sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		epoch, int64(r.Seq), epochText(r.Loss.Epoch), int64(r.Loss.Seqs.First), int64(r.Loss.Seqs.Last), int64(r.Loss.Reason),
+	_, err := s.exec("INSERT INTO losses (epoch_id, seq, received, of_epoch, first, last, reason, readings, bytes, topic, size, sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		epoch, int64(r.Seq), at.UnixNano(), epochText(r.Loss.Epoch), int64(r.Loss.Seqs.First), int64(r.Loss.Seqs.Last), int64(r.Loss.Reason),
 		int64(r.Loss.Count), int64(r.Loss.Bytes), topic, size, sum)
 	return err
 }

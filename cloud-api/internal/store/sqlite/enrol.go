@@ -65,7 +65,11 @@ func (s *Store) Enrol(ctx context.Context, tokenID, agent string, key ed25519.Pu
 		if err := ses.row("SELECT EXISTS (SELECT 1 FROM redemptions WHERE token_id = ? AND agent = ? AND key = ?)", []any{tokenID, agent, []byte(key)}, &again); err != nil {
 			return unavailable(fmt.Errorf("read redemptions: %w", err))
 		}
-		if err := t.Check(agent, again, at); err != nil {
+		var revoked int64
+		if err := ses.row("SELECT coalesce(max(revoked_at), 0) FROM agents WHERE name = ?", []any{agent}, &revoked); err != nil {
+			return unavailable(fmt.Errorf("read agent: %w", err))
+		}
+		if err := t.Check(agent, again, moment(revoked), at); err != nil {
 			return err
 		}
 		return failed("enrol", ses.enrol(tokenID, agent, key, again, at))
@@ -81,9 +85,23 @@ func (s *session) enrol(tokenID, agent string, key ed25519.PublicKey, again bool
 			return err
 		}
 	}
-	_, err := s.exec("INSERT INTO agents (name, key, enrolled_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET key = excluded.key, enrolled_at = excluded.enrolled_at",
+	_, err := s.exec("INSERT INTO agents (name, key, enrolled_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET key = excluded.key, enrolled_at = excluded.enrolled_at, revoked_at = 0",
 		agent, []byte(key), at.UnixNano())
 	return err
+}
+
+// Revoke implements store.Store.
+func (s *Store) Revoke(ctx context.Context, agent string, at time.Time) error {
+	return s.write.do(ctx, func(ses *session) error {
+		r, err := ses.exec("UPDATE agents SET revoked_at = ? WHERE name = ?", nanos(at), agent)
+		if err != nil {
+			return unavailable(fmt.Errorf("revoke agent: %w", err))
+		}
+		if n, err := r.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, fmt.Errorf("agent %s: %w", agent, store.ErrNotFound))
+		}
+		return nil
+	})
 }
 
 // Acknowledge implements store.Store.

@@ -13,20 +13,20 @@ import (
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
-const agentColumns = `id, name, key, enrolled_at, first_seen, last_seen, revision, held, expired, quarantined, lost, on_device, missing,
+const agentColumns = `id, name, key, enrolled_at, revoked_at, first_seen, last_seen, revision, held, expired, quarantined, lost, on_device, missing,
 	readings, redelivered, open_epochs, lead, lead_mark, lead_turns, sampled_at`
 
 func scanAgent(scan func(...any) error) (a store.Agent, err error) {
 	var key []byte
-	var enrolled, first, last, sampled int64
+	var enrolled, revoked, first, last, sampled int64
 	var lead string
-	err = scan(&a.ID, &a.Name, &key, &enrolled, &first, &last, &a.Revision, &a.Held, &a.Expired, &a.Quarantined, &a.Lost, &a.OnDevice, &a.Missing,
+	err = scan(&a.ID, &a.Name, &key, &enrolled, &revoked, &first, &last, &a.Revision, &a.Held, &a.Expired, &a.Quarantined, &a.Lost, &a.OnDevice, &a.Missing,
 		&a.Readings, &a.Redelivered, &a.OpenEpochs, &lead, &a.LeadMark, &a.LeadTurns, &sampled)
 	if err != nil {
 		return a, err
 	}
 	a.Key, a.EnrolledAt, a.FirstSeen, a.LastSeen = key, moment(enrolled), moment(first), moment(last)
-	a.Sampled = moment(sampled)
+	a.RevokedAt, a.Sampled = moment(revoked), moment(sampled)
 	if lead != "" {
 		a.Lead, err = telemetry.ParseEpoch(lead)
 	}
@@ -283,7 +283,7 @@ func agentID(ctx context.Context, tx *sql.Tx, name string) (id int64, err error)
 func (s *Store) Receipt(ctx context.Context, agent string, epochs []telemetry.Epoch) (out store.Receipt, err error) {
 	err = s.view(ctx, func(tx *sql.Tx) error {
 		var id int64
-		err := tx.QueryRowContext(ctx, "SELECT id, revision FROM agents WHERE name = ?", agent).Scan(&id, &out.Revision)
+		err := tx.QueryRowContext(ctx, "SELECT id, revision, revoked_at > 0 FROM agents WHERE name = ?", agent).Scan(&id, &out.Revision, &out.Revoked)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("agent %s: %w", agent, store.ErrNotFound)
 		}

@@ -6,9 +6,10 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -22,11 +23,8 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 )
 
-//go:embed schema.sql
-var schema string
-
-// schemaVersion is PRAGMA user_version of a file with the schema above.
-const schemaVersion = 1
+//go:embed migrations
+var migrations embed.FS
 
 // Options says where the store is. Zero values have their defaults.
 type Options struct {
@@ -108,22 +106,30 @@ func (s *Store) Ping(ctx context.Context) error {
 // Notes implements store.Store: there is nothing to tell of one file.
 func (s *Store) Notes(context.Context) ([]string, error) { return nil, nil }
 
-// migrate makes the schema in a new file and refuses one from the future.
+// migrate runs the migrations that the file lacks, each in a transaction with its
+// number, which is PRAGMA user_version. It refuses a file from the future.
 func migrate(ctx context.Context, c *sql.Conn) error {
-	var v int
-	if err := c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
+	names, err := fs.Glob(migrations, "migrations/*.sql") // ascending
+	if err != nil {
+		return err
+	}
+	var at int
+	if err := c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&at); err != nil {
 		return fmt.Errorf("read schema version: %w", err)
 	}
-	switch {
-	case v == schemaVersion:
-		return nil
-	case v > schemaVersion:
-		return fmt.Errorf("schema version %d is from a newer cloud-api; this one knows %d", v, schemaVersion)
+	if at > len(names) {
+		return fmt.Errorf("schema version %d is from a newer cloud-api; this one knows %d", at, len(names))
 	}
-	_, err := c.ExecContext(ctx, fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version=%d; COMMIT;", schema, schemaVersion))
-	if err != nil {
-		_, _ = c.ExecContext(ctx, "ROLLBACK") // the error above is the one to tell
-		return fmt.Errorf("make schema: %w", err)
+	for i, name := range names[at:] {
+		b, err := migrations.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		_, err = c.ExecContext(ctx, fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version=%d; COMMIT;", b, at+i+1))
+		if err != nil {
+			_, _ = c.ExecContext(ctx, "ROLLBACK") // the error above is the one to tell
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	return nil
 }

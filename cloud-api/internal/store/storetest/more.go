@@ -34,6 +34,8 @@ func more() map[string]func(*testing.T, Database) {
 		"TopicsOfAgentsAreApart":       topicsOfAgentsAreApart,
 		"ExpiredHoleStaysExplained":    expiredHoleStaysExplained,
 		"FailedFrameHarmsNoOther":      failedFrameHarmsNoOther,
+		"RevokedAgentStoresNothing":    revokedAgentStoresNothing,
+		"NewTokenEndsARevocation":      newTokenEndsARevocation,
 	}
 }
 
