@@ -85,6 +85,7 @@ type Options struct {
 	Log     string                 // file
 	Program string                 // path of the executable
 	Address func() (string, error) // gives a free address on loopback at each call
+	Restart time.Duration          // how soon a broker that ended by itself is started again; 0: never
 }
 
 // Server is a broker whose address and data outlive it.
@@ -107,7 +108,7 @@ func (k Kind) Start(g *process.Group, o Options) (*Server, error) {
 		return nil, fmt.Errorf("configure %s: %w", k.Name, err)
 	}
 	for _, spec := range specs {
-		spec.Dir = o.Dir
+		spec.Dir, spec.Restart = o.Dir, o.Restart
 		if spec.Log == "" {
 			spec.Log = o.Log
 		}

@@ -82,7 +82,16 @@ func (c Client) Agent(ctx context.Context, id string) (Agent, error) {
 // Readings calls f with every reading of an agent, page by page, in the API's
 // own order. It ends early with f's error.
 func (c Client) Readings(ctx context.Context, agent string, f func(Reading) error) error {
+	return c.ReadingsOf(ctx, agent, "", f)
+}
+
+// ReadingsOf is Readings of the topics that an MQTT filter matches; an empty
+// one matches all.
+func (c Client) ReadingsOf(ctx context.Context, agent, filter string, f func(Reading) error) error {
 	query := url.Values{"agent": {agent}, "limit": {strconv.Itoa(pageSize)}}
+	if filter != "" {
+		query.Set("topic", filter)
+	}
 	for {
 		var page struct {
 			Readings []Reading `json:"readings"`

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"math/rand/v2"
 	"net"
 	"time"
 )
@@ -34,6 +35,11 @@ func (l *Link) carry(dst, src net.Conn, count *int64) {
 	defer dst.Close()
 	for piece := range queue {
 		time.Sleep(time.Until(piece.due))
+		if chance := l.condition().Resets; chance > 0 && rand.Float64() < chance {
+			hangUp(src)
+			hangUp(dst)
+			return
+		}
 		if !l.write(dst, piece.data, count) {
 			return
 		}

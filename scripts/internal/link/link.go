@@ -25,6 +25,10 @@ type Condition struct {
 	BytesPerSecond int
 	// Latency is added to each direction.
 	Latency time.Duration
+	// Resets is the chance, from 0 to 1, that a piece of the stream (at most
+	// 64 KiB) is lost with its connection, which is reset: what is left of a
+	// lossy network above TCP, when TCP gives up.
+	Resets float64
 }
 
 // Stats counts what went over a link since it was opened.

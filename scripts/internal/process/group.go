@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -82,6 +83,9 @@ func (g *Group) launch(p *Process) error {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.spec.Dir, log, log
 	cmd.Env = append(minimalEnv(), p.spec.Env...)
 	cmd.SysProcAttr = attributes()
+	if u := p.spec.User; u != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: u.UID, Gid: u.GID}
+	}
 	if err := g.fork(cmd); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", p.spec.Name, err), log.Close())
 	}

@@ -27,7 +27,15 @@ type Spec struct {
 	// Restart is how soon it is started again when it ended by itself, as
 	// systemd would; 0: never, and its end is a failure of the group.
 	Restart time.Duration
+
+	// User runs it as somebody else, which only root may; nil: as this program.
+	User *User
+	// Quit is what asks it to end; 0: SIGTERM.
+	Quit syscall.Signal
 }
+
+// User is an account of the system.
+type User struct{ UID, GID uint32 }
 
 // Process is one program that can be killed, frozen and started again. Its
 // methods may be called from several goroutines.
@@ -79,10 +87,14 @@ func (p *Process) Done() <-chan struct{} {
 // Kill ends the process with SIGKILL, as a pulled plug would, and waits for it.
 func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 10*time.Second) }
 
-// Stop asks with SIGTERM, waits at most limit, then kills. It returns an error
+// Stop asks with SIGTERM, or what the spec says, waits at most limit, then kills. It returns an error
 // that says so when it had to kill.
 func (p *Process) Stop(limit time.Duration) error {
-	err := p.end(syscall.SIGTERM, limit)
+	quit := p.spec.Quit
+	if quit == 0 {
+		quit = syscall.SIGTERM
+	}
+	err := p.end(quit, limit)
 	if err == nil {
 		return nil
 	}
@@ -91,6 +103,10 @@ func (p *Process) Stop(limit time.Duration) error {
 	}
 	return err
 }
+
+// End sends a signal that ends the program, waits at most limit, and does not
+// count it as an end by itself.
+func (p *Process) End(s syscall.Signal, limit time.Duration) error { return p.end(s, limit) }
 
 // Freeze stops the process where it is (SIGSTOP): its connections stay open and
 // silent.
@@ -162,7 +178,7 @@ func (p *Process) end(s syscall.Signal, limit time.Duration) error {
 		return fmt.Errorf("end %s: %w", p.spec.Name, err)
 	}
 	if s != syscall.SIGKILL {
-		// A frozen process would take its SIGTERM only when thawed.
+		// A frozen process would take its signal only when thawed.
 		_ = syscall.Kill(-pid, syscall.SIGCONT)
 	}
 	select {

@@ -7,9 +7,13 @@ import (
 	"strings"
 )
 
-// cloudConfig: sidecar is where the cloud finds its own.
-func cloudConfig(s *Stack, sidecar string) string {
+// cloudConfig: sidecar is where the replica finds its own.
+func (s *Stack) cloudConfig(public, app, sidecar string) string {
 	dir := filepath.Join(s.o.Dir, "cloud")
+	store := fmt.Sprintf("sqlite: {path: %q}", s.Database())
+	if s.Postgres != nil {
+		store = fmt.Sprintf("postgres: {dsn_file: %q}", s.dsnFile())
+	}
 	return fmt.Sprintf(`name: demo-cloud
 public: {listen: %q}
 app:
@@ -17,10 +21,9 @@ app:
   token_file: %q
 dapr: {address: %q}
 store:
-  sqlite: {path: %q}
+  %s
 keys: {dir: %q}
-`, s.addr.cloudPublic, s.addr.cloudApp, filepath.Join(dir, "app-token"), sidecar,
-		s.Database(), filepath.Join(dir, "keys"))
+`, public, app, s.appToken(), sidecar, store, filepath.Join(dir, "keys"))
 }
 
 func (s *Stack) edgeConfig(e *Edge, sidecar string) string {
@@ -33,7 +36,7 @@ enrol:
   url: %q
   token_file: %q
 status: {listen: %q}
-`, e.ID, e.Data, e.MQTT, sidecar, s.Cloud.URL, s.tokenFile(), strings.TrimPrefix(e.Status, "http://"))
+%s`, e.ID, e.Data, e.MQTT, sidecar, s.Cloud.URL, s.tokenFile(e.ID), strings.TrimPrefix(e.Status, "http://"), s.o.AgentConfig)
 }
 
 // sidecarArgs are daprd's flags for one side; its component files are the ones

@@ -26,8 +26,13 @@ func (s *Stack) run(p build.Program, name string, env []string, args ...string) 
 		Dir:  s.o.Dir,
 		Log:  filepath.Join(s.o.Dir, "log", name+".log"),
 	}
-	if p == build.Daprd {
-		spec.Restart, spec.Env = s.o.Restart, append(spec.Env, s.o.Env...)
+	spec.Restart = s.o.Supervise
+	switch p {
+	case build.Daprd:
+		spec.Env = append(spec.Env, s.o.Env...)
+		spec.Restart = max(spec.Restart, s.o.Restart)
+	case build.EdgeAgent:
+		spec.Env = append(spec.Env, s.o.AgentEnv...)
 	}
 	return s.group.Start(spec)
 }
@@ -112,22 +117,39 @@ func probe(ctx context.Context, url string) error {
 	return nil
 }
 
-// enrolmentToken lets the cloud make a token for the agent, which redeems it
-// when it starts.
-func (s *Stack) enrolmentToken(ctx context.Context) error {
+// enrolmentToken lets the cloud make a token for an agent, which redeems it when
+// it starts.
+func (s *Stack) enrolmentToken(ctx context.Context, agent string) error {
 	cmd := exec.CommandContext(ctx, s.o.Programs[build.CloudAPI.Name], "token", "create",
-		"--config", s.cloudConfig(), "--agent", s.Edge.ID)
+		"--config", s.cloudFile(0), "--agent", agent)
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
 	token, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("create enrolment token: %w: %s", err, complaint.Bytes())
 	}
-	return writeFile(s.tokenFile(), string(token))
+	return writeFile(s.tokenFile(agent), string(token))
 }
 
-func (s *Stack) tokenFile() string   { return filepath.Join(s.o.Dir, "edge", "enrolment-token") }
-func (s *Stack) cloudConfig() string { return filepath.Join(s.o.Dir, "cloud", "cloud-api.yaml") }
+func (s *Stack) tokenFile(agent string) string {
+	return filepath.Join(s.o.Dir, "edge", "enrolment-token-"+agent)
+}
+
+// cloudFile is the configuration of a replica.
+func (s *Stack) cloudFile(replica int) string {
+	return filepath.Join(s.o.Dir, "cloud", "cloud-api"+suffix(replica)+".yaml")
+}
+
+func (s *Stack) appToken() string { return filepath.Join(s.o.Dir, "cloud", "app-token") }
+func (s *Stack) dsnFile() string  { return filepath.Join(s.o.Dir, "cloud", "dsn") }
+
+// suffix tells the files of a replica from those of the first.
+func suffix(replica int) string {
+	if replica == 0 {
+		return ""
+	}
+	return fmt.Sprintf("-%d", replica+1)
+}
 
 func newSecret(path string) (string, error) {
 	secret := rand.Text()

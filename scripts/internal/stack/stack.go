@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/postgres"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -38,14 +39,28 @@ type Options struct {
 	// never, and its end is a failure. Ours does not end; Dapr's own does.
 	Restart time.Duration
 	Env     []string // of sidecars, in addition: NAME=value
+
+	// Supervise is the same for every program, as systemd and Kubernetes do it.
+	Supervise time.Duration
+
+	Postgres *postgres.Programs // the cloud's database; nil: SQLite
+	Replicas int                // of the cloud, each with a sidecar; 0: one. More need Postgres
+
+	Volumes     Volumes  // empty: below Dir
+	AgentEnv    []string // of agents, in addition
+	AgentConfig string   // YAML, in addition to what every agent here has
 }
+
+// Volumes are folders that exist, on disks of their own.
+type Volumes struct{ Edge, Broker, Database string }
 
 // Stack is everything, running. Its processes may be killed, frozen and started
 // again one by one.
 type Stack struct {
-	Broker *broker.Server
-	Cloud  Cloud
-	Edge   Edge
+	Broker   *broker.Server
+	Cloud    Cloud
+	Edge     Edge
+	Postgres *postgres.Cluster // nil with SQLite
 
 	o     Options
 	group *process.Group
@@ -53,8 +68,14 @@ type Stack struct {
 	addr  addresses
 }
 
-// Cloud is the cloud's side.
+// Cloud is the cloud's side: a replica, and more of them where it has several.
 type Cloud struct {
+	*Replica
+	More []*Replica
+}
+
+// Replica is a cloud-api with its sidecar.
+type Replica struct {
 	API     *process.Process
 	Sidecar *process.Process
 	URL     string // of the public listener and the dashboard
@@ -62,7 +83,13 @@ type Cloud struct {
 	// Of a stack that is Exposed, otherwise nil.
 	Receipts *link.Link      // on which the cloud hands its receipts to its sidecar
 	Door     *disorder.Proxy // through which the sidecar hands it frames
+
+	app string // where the sidecar's deliveries go in the end
+	at  sidecarPorts
 }
+
+// Replicas are all of them.
+func (c Cloud) Replicas() []*Replica { return append([]*Replica{c.Replica}, c.More...) }
 
 // Edge is the device's side.
 type Edge struct {
@@ -77,9 +104,8 @@ type Edge struct {
 
 // addresses are the listeners, all on loopback.
 type addresses struct {
-	cloudPublic, cloudApp string
-	cloud, edge           sidecarPorts
-	mqtt, status          string
+	edge         sidecarPorts
+	mqtt, status string
 }
 
 // sidecarPorts are where one sidecar listens.
@@ -99,7 +125,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Agent == "" {
 		o.Agent = "demo-pi"
 	}
-	s := &Stack{o: o, group: process.NewGroup()}
+	s := &Stack{o: o, group: process.NewGroup(), Cloud: Cloud{Replica: &Replica{}}}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start stack: %w", err), s.Stop())
 	}
@@ -108,8 +134,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 
 func (s *Stack) start(ctx context.Context) error {
 	a := &s.addr
-	if err := s.ports.fill(&a.cloudPublic, &a.cloudApp, &a.cloud.http, &a.cloud.grpc, &a.cloud.internal,
-		&a.edge.http, &a.edge.grpc, &a.edge.internal, &a.mqtt, &a.status); err != nil {
+	if err := s.ports.fill(&a.edge.http, &a.edge.grpc, &a.edge.internal, &a.mqtt, &a.status); err != nil {
 		return err
 	}
 	for _, dir := range []string{"log", "cloud", "edge"} {
@@ -132,13 +157,16 @@ func (s *Stack) Stop() error {
 		errs = append(errs, s.group.Close(stopLimit))
 		s.group = nil
 	}
-	for _, l := range []*link.Link{s.Edge.Link, s.Cloud.Receipts} {
-		if l != nil {
-			errs = append(errs, l.Close())
-		}
+	if s.Edge.Link != nil {
+		errs = append(errs, s.Edge.Link.Close())
 	}
-	if s.Cloud.Door != nil {
-		errs = append(errs, s.Cloud.Door.Close())
+	for _, r := range s.Cloud.Replicas() {
+		if r.Receipts != nil {
+			errs = append(errs, r.Receipts.Close())
+		}
+		if r.Door != nil {
+			errs = append(errs, r.Door.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -149,15 +177,36 @@ func (s *Stack) Failed() <-chan error { return s.group.Failed() }
 // Dir is the folder with the data and the logs.
 func (s *Stack) Dir() string { return s.o.Dir }
 
-// Database is the path of the cloud's database; SQLite's own files lie beside it.
-func (s *Stack) Database() string { return filepath.Join(s.o.Dir, "cloud", "readings.db") }
+// Database is the path of the cloud's database where that is SQLite, whose own
+// files lie beside it.
+func (s *Stack) Database() string { return filepath.Join(s.database(), "readings.db") }
 
-// Client reads from the cloud.
-func (s *Stack) Client() cloud.Client { return cloud.Client{URL: s.Cloud.URL} }
+// database is the folder of what the cloud stores.
+func (s *Stack) database() string {
+	if v := s.o.Volumes.Database; v != "" {
+		return v
+	}
+	return filepath.Join(s.o.Dir, "cloud")
+}
 
-// Processes are all the programs, in the order in which they were started.
+// Client reads from the first replica of the cloud that runs.
+func (s *Stack) Client() cloud.Client {
+	for _, r := range s.Cloud.Replicas() {
+		if r.API.Running() {
+			return cloud.Client{URL: r.URL}
+		}
+	}
+	return cloud.Client{URL: s.Cloud.URL}
+}
+
+// Processes are all the programs but the database, in the order in which they
+// were started.
 func (s *Stack) Processes() []*process.Process {
-	return []*process.Process{s.Broker.Process, s.Cloud.API, s.Cloud.Sidecar, s.Edge.Sidecar, s.Edge.Agent}
+	all := []*process.Process{s.Broker.Process}
+	for _, r := range s.Cloud.Replicas() {
+		all = append(all, r.API, r.Sidecar)
+	}
+	return append(all, s.Edge.Sidecar, s.Edge.Agent)
 }
 
 // AgentReady waits until the agent takes messages: after Start, and after a
@@ -166,9 +215,15 @@ func (s *Stack) AgentReady(ctx context.Context) error {
 	return s.await(ctx, s.Edge.Agent, s.Edge.Status+"/healthz")
 }
 
-// CloudReady waits until the cloud takes frames: after a restart of it.
+// CloudReady waits until every replica of the cloud takes frames: after a restart
+// of it.
 func (s *Stack) CloudReady(ctx context.Context) error {
-	return s.await(ctx, s.Cloud.API, s.Cloud.URL+"/readyz")
+	for _, r := range s.Cloud.Replicas() {
+		if err := s.await(ctx, r.API, r.URL+"/readyz"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // BrokerReady waits until the broker serves clients: after a restart of it.

@@ -2,12 +2,15 @@ package stack
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/postgres"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -22,11 +25,16 @@ func (s *Stack) startBroker(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	dir := s.o.Volumes.Broker
+	if dir == "" {
+		dir = filepath.Join(s.o.Dir, "broker")
+	}
 	s.Broker, err = kind.Start(s.group, broker.Options{
-		Dir:     filepath.Join(s.o.Dir, "broker"),
+		Dir:     dir,
 		Log:     filepath.Join(s.o.Dir, "log", "broker.log"),
 		Program: program,
 		Address: s.ports.next,
+		Restart: s.o.Supervise,
 	})
 	if err != nil {
 		return err
@@ -34,49 +42,90 @@ func (s *Stack) startBroker(ctx context.Context) (err error) {
 	return s.BrokerReady(ctx)
 }
 
-func (s *Stack) startCloud(ctx context.Context) (err error) {
-	s.Cloud.URL = "http://" + s.addr.cloudPublic
-	token, err := newSecret(filepath.Join(s.o.Dir, "cloud", "app-token"))
+func (s *Stack) startCloud(ctx context.Context) error {
+	if err := s.startPostgres(ctx); err != nil {
+		return err
+	}
+	token, err := newSecret(s.appToken())
 	if err != nil {
 		return err
 	}
-	app, sidecar, err := s.expose()
-	if err != nil {
-		return err
-	}
-	if err := writeFile(s.cloudConfig(), cloudConfig(s, sidecar)); err != nil {
-		return err
-	}
-	s.Cloud.API, err = s.run(build.CloudAPI, "cloud-api", nil, "run", "--config", s.cloudConfig())
-	if err != nil {
-		return err
-	}
-	if err := s.await(ctx, s.Cloud.API, s.Cloud.URL+"/healthz"); err != nil {
-		return err
-	}
-	s.Cloud.Sidecar, err = s.sidecar(ctx, "daprd-cloud", s.addr.cloud,
-		append(s.Broker.Kind().Env(s.Broker.Addr), "APP_API_TOKEN="+token),
-		append(s.sidecarArgs("cloud-api", "cloud", s.addr.cloud), "--app-port", portOf(app), "--app-protocol", "http"))
-	if err != nil {
-		return err
+	// The first one makes the schema and the keys that all of them use.
+	for i := range max(s.o.Replicas, 1) {
+		r := s.Cloud.Replica
+		if i > 0 {
+			r = &Replica{}
+			s.Cloud.More = append(s.Cloud.More, r)
+		}
+		if err := s.startReplica(ctx, r, i, token); err != nil {
+			return err
+		}
 	}
 	return s.CloudReady(ctx)
 }
 
+func (s *Stack) startPostgres(ctx context.Context) (err error) {
+	if s.o.Postgres == nil {
+		return nil
+	}
+	dir := s.o.Volumes.Database
+	if dir == "" {
+		dir = filepath.Join(s.o.Dir, "database")
+	}
+	// PostgreSQL may have to run as another user, who must get there.
+	if err := errors.Join(os.Chmod(s.o.Dir, 0o711), os.MkdirAll(dir, 0o711)); err != nil {
+		return err
+	}
+	s.Postgres, err = postgres.Start(ctx, s.group, postgres.Options{
+		Programs: *s.o.Postgres, Dir: filepath.Join(dir, "postgres"), Log: filepath.Join(s.o.Dir, "log"),
+		Address: s.ports.next, Restart: s.o.Supervise,
+	})
+	if err != nil {
+		return err
+	}
+	return writeFile(s.dsnFile(), s.Postgres.DSN())
+}
+
+func (s *Stack) startReplica(ctx context.Context, r *Replica, i int, token string) (err error) {
+	var public string
+	if err := s.ports.fill(&public, &r.app, &r.at.http, &r.at.grpc, &r.at.internal); err != nil {
+		return err
+	}
+	r.URL = "http://" + public
+	app, sidecar, err := s.expose(r)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(s.cloudFile(i), s.cloudConfig(public, r.app, sidecar)); err != nil {
+		return err
+	}
+	r.API, err = s.run(build.CloudAPI, "cloud-api"+suffix(i), nil, "run", "--config", s.cloudFile(i))
+	if err != nil {
+		return err
+	}
+	if err := s.await(ctx, r.API, r.URL+"/healthz"); err != nil {
+		return err
+	}
+	r.Sidecar, err = s.sidecar(ctx, "daprd-cloud"+suffix(i), r.at,
+		append(s.Broker.Kind().Env(s.Broker.Addr), "APP_API_TOKEN="+token),
+		append(s.sidecarArgs("cloud-api", "cloud", r.at), "--app-port", portOf(app), "--app-protocol", "http"))
+	return err
+}
+
 // expose returns where the sidecar finds the cloud's app and where the cloud
 // finds its sidecar: each other, or what stands between them.
-func (s *Stack) expose() (app, sidecar string, err error) {
-	app, sidecar = s.addr.cloudApp, s.addr.cloud.grpc
+func (s *Stack) expose(r *Replica) (app, sidecar string, err error) {
+	app, sidecar = r.app, r.at.grpc
 	if !s.o.Exposed {
 		return app, sidecar, nil
 	}
-	if s.Cloud.Receipts, err = s.Link(sidecar); err != nil {
+	if r.Receipts, err = s.Link(sidecar); err != nil {
 		return "", "", err
 	}
-	if s.Cloud.Door, err = disorder.Listen("127.0.0.1:0", app); err != nil {
+	if r.Door, err = disorder.Listen("127.0.0.1:0", app); err != nil {
 		return "", "", err
 	}
-	return s.Cloud.Door.Addr(), s.Cloud.Receipts.Addr(), nil
+	return r.Door.Addr(), r.Receipts.Addr(), nil
 }
 
 // Link opens a link to an address. Nobody grabs its own while it is cut, which
@@ -102,10 +151,13 @@ func (s *Stack) startEdge(ctx context.Context) (err error) {
 	e := &s.Edge
 	e.ID, e.MQTT, e.Status = s.o.Agent, s.addr.mqtt, "http://"+s.addr.status
 	e.Data = filepath.Join(s.o.Dir, "edge", "data")
+	if v := s.o.Volumes.Edge; v != "" {
+		e.Data = filepath.Join(v, "data")
+	}
 	if e.Link, err = s.Link(s.Broker.Addr); err != nil {
 		return err
 	}
-	if err := s.enrolmentToken(ctx); err != nil {
+	if err := s.enrolmentToken(ctx, e.ID); err != nil {
 		return err
 	}
 	if err := s.startDevice(ctx, e, "edge", s.addr.edge); err != nil {
