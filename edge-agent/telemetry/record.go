@@ -149,6 +149,16 @@ const (
 	ReasonReceipted Reason = 6 // asked for again, but receipted before and no longer kept
 )
 
+// String returns the reason's name, as metrics, exports and APIs give it, and
+// "other" for one that this version does not know.
+func (r Reason) String() string {
+	names := [...]string{"other", "dropped", "expired", "corrupt", "oversized", "unknown", "receipted"}
+	if int(r) < len(names) {
+		return names[r]
+	}
+	return names[0]
+}
+
 // Loss explains a run of seqs that will never come. It is a record like any
 // other: numbered, sent and receipted. For ReasonOversized the range is empty,
 // since the message never had a number: the loss record's own stands for it.

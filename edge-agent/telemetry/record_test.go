@@ -73,3 +73,14 @@ func TestRangesHaveALength(t *testing.T) {
 		}
 	}
 }
+
+// Every reason has a name of its own; one from a later version is called other.
+func TestReasonsHaveNames(t *testing.T) {
+	seen := map[string]bool{}
+	for r := telemetry.ReasonDropped; r <= telemetry.ReasonReceipted; r++ {
+		seen[r.String()] = true
+	}
+	if len(seen) != 6 || seen["other"] || telemetry.Reason(0).String() != "other" || telemetry.Reason(200).String() != "other" {
+		t.Fatalf("%v", seen)
+	}
+}

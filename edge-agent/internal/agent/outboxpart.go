@@ -14,16 +14,6 @@ import (
 // soonFull is when a filling outbox becomes worth a note: time to do something.
 const soonFull = 24 * time.Hour
 
-// reasons are how losses are named for people.
-var reasons = map[telemetry.Reason]string{
-	telemetry.ReasonDropped:   "dropped (outbox full)",
-	telemetry.ReasonExpired:   "expired",
-	telemetry.ReasonCorrupt:   "corrupt",
-	telemetry.ReasonOversized: "oversized",
-	telemetry.ReasonUnknown:   "unknown",
-	telemetry.ReasonReceipted: "receipted before",
-}
-
 func (a *Agent) outboxPart() status.Part {
 	s := a.outbox.Stats()
 	p := status.Part{Name: "outbox", State: status.OK, Facts: []status.Fact{
@@ -33,7 +23,6 @@ func (a *Agent) outboxPart() status.Part {
 		{Key: "bytes", Label: "On the disk", Value: s.Bytes, Unit: status.Bytes},
 		{Key: "max_bytes", Label: "At most", Value: s.MaxBytes, Unit: status.Bytes},
 		{Key: "free_bytes", Label: "Free on the disk", Value: s.FreeBytes, Unit: status.Bytes},
-		{Key: "time_to_full", Label: "Time to full", Value: known(s.TimeToFull).Seconds(), Unit: status.Seconds},
 		{Key: "queued", Label: "Waiting for a commit", Value: s.Queued, Unit: status.Count},
 		{Key: "durable", Label: "Last durable seq", Value: s.Durable, Unit: status.Count},
 		{Key: "readings", Label: "Stored since the start", Value: s.Readings, Unit: status.Count},
@@ -41,6 +30,9 @@ func (a *Agent) outboxPart() status.Part {
 		{Key: "lost", Label: "Lost since the start", Value: lost(s), Unit: status.Text},
 		{Key: "quarantined", Label: "Damaged files", Value: s.Quarantined, Unit: status.Count},
 	}}
+	if s.TimeToFull >= 0 {
+		p.Facts = append(p.Facts, status.Fact{Key: "time_to_full", Label: "Time to full", Value: s.TimeToFull.Seconds(), Unit: status.Seconds})
+	}
 	p.State, p.Note = outboxState(s, outbox.Policy(a.config.Outbox.Full))
 	return p
 }
@@ -73,7 +65,7 @@ func lost(s outbox.Stats) string {
 	var all []string
 	for reason, n := range s.Lost {
 		if n > 0 {
-			all = append(all, fmt.Sprintf("%d %s", n, reasons[reason]))
+			all = append(all, fmt.Sprintf("%d %s", n, reason))
 		}
 	}
 	if len(all) == 0 {

@@ -284,19 +284,12 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	if newest == nil {
 		return out
 	}
-	err := c.with(newest, func(r *reader) error {
-		return r.each(bucketReceipts, func(k, v []byte) error {
-			id, ok := decodeEpochKey(k)
-			e := &epoch{id: id}
-			if err := e.decodeState(v); err != nil || !ok {
-				return damaged("state")
-			}
-			out[id] = e
-			return nil
-		})
-	})
-	if err != nil {
-		return map[telemetry.Epoch]*epoch{}
+	var states []*epoch
+	if c.with(newest, func(r *reader) (err error) { states, err = r.states(); return err }) != nil {
+		return out
+	}
+	for _, e := range states {
+		out[e.id] = e
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,32 +132,62 @@ func (o *Outbox) idle(ending bool) (time.Duration, error) {
 	if more || err != nil {
 		return 0, err
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.changes.asked) > 0 {
+		return retryRoom, nil
+	}
 	return maxIdle, nil
 }
 
-// commitInside commits the outbox's own records, which may use the room that
-// readings may not.
+// commitInside commits the outbox's own records, and what the cloud asked for
+// again. When there is no room, Explain fails, and the cloud's request waits.
 func (o *Outbox) commitInside() error {
 	o.mu.Lock()
-	items := o.inside
+	explain := o.inside
+	items := append(o.answersLocked(), explain...)
+	asked := maps.Clone(o.changes.asked)
 	o.inside = nil
+	clear(o.changes.asked)
 	o.mu.Unlock()
-	if len(items) == 0 {
+	if len(items) == 0 && len(asked) == 0 {
 		return nil
 	}
-	err := o.commit(items, true)
-	if errors.Is(err, errNoRoom) {
-		for _, it := range items {
-			it.done(0, ErrFull)
-		}
+	left, err := o.commitOwn(items)
+	if err == nil {
 		return nil
 	}
-	if err != nil {
-		for _, it := range items {
-			it.done(0, err)
-		}
+	full := errors.Is(err, errNoRoom)
+	why := err
+	if full {
+		why, err = ErrFull, nil
 	}
+	for _, it := range left {
+		it.done(0, why)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	maps.Copy(o.changes.asked, asked)
 	return err
+}
+
+// ownBatch is how many of the outbox's own records go into one commit: as many as
+// the smallest segment has room for.
+const ownBatch = 256
+
+// commitOwn commits the outbox's own records, at least once also if there are
+// none. They may use the room that readings may not. With an error it returns
+// those that are not durable.
+func (o *Outbox) commitOwn(items []item) (left []item, err error) {
+	for {
+		n := min(len(items), ownBatch)
+		if err := o.commit(items[:n], true); err != nil {
+			return items, err
+		}
+		if items = items[n:]; len(items) == 0 {
+			return nil, nil
+		}
+	}
 }
 
 func (o *Outbox) failInside(err error) {
@@ -255,7 +286,7 @@ func (o *Outbox) explainAll(recs []telemetry.Record) (undo func()) {
 		if _, ok := before[e]; !ok {
 			before[e] = slices.Clone(e.explained)
 		}
-		e.explain(explanation{seqs: l.Seqs, reason: l.Reason, by: o.current.id, seq: recs[i].Seq})
+		e.explain(explanationOf(l, o.current.id, recs[i].Seq))
 	}
 	return func() {
 		o.mu.Lock()
@@ -367,10 +398,19 @@ func (o *Outbox) seal() error {
 	if err != nil {
 		return fatal(err)
 	}
-	return o.finish(f, l.used)
+	if err := o.finish(f, l.used); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f.runs[0].seqs.Len() == 0 {
+		o.removeLocked(f) // the next one begins with the same number and takes its name
+	}
+	return nil
 }
 
-// finish gives a segment that is no longer written its final size and name.
+// finish gives a segment that is no longer written its final size and name. One
+// without records keeps its name: it may be the one that says what was receipted.
 func (o *Outbox) finish(f *segment, used int64) error {
 	path := filepath.Join(o.opts.Dir, f.name)
 	if err := os.Truncate(path, used); err != nil {
@@ -381,7 +421,10 @@ func (o *Outbox) finish(f *segment, used int64) error {
 	name := sealedName(r.epoch.id, r.seqs)
 	o.mu.Unlock()
 	if r.seqs.Len() == 0 {
-		return o.unlink(f)
+		o.mu.Lock()
+		f.size = used
+		o.mu.Unlock()
+		return nil
 	}
 	f.mu.Lock()
 	err := os.Rename(path, filepath.Join(o.opts.Dir, name))
@@ -454,7 +497,7 @@ func (o *Outbox) allStates() []state {
 	var out []state
 	clear(o.changes.dirty)
 	for _, e := range o.order {
-		if len(e.receipted) > 0 || len(e.explained) > 0 {
+		if len(e.receipted) > 0 || len(e.explained) > 0 || len(e.pins) > 0 || len(e.runs) == 0 && e.last > 0 {
 			out = append(out, state{e.id, e.encodeState()})
 		}
 	}

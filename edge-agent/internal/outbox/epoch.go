@@ -20,7 +20,7 @@ type epoch struct {
 	receipted ranges.Set // what the cloud said it holds or has explained
 	explained []explanation
 	pins      []pin
-	asked     ranges.Set // ranges that a queued loss record answers for
+	asked     ranges.Set // gone, and asked for again: a loss record is due
 	changes   *changes
 }
 
@@ -28,6 +28,11 @@ type epoch struct {
 type changes struct {
 	dirty map[*epoch]bool // differ from what the newest segment says
 	look  map[*epoch]bool // files of them may have become removable
+	asked map[*epoch]bool // the cloud asked for some of them again, which is to be made durable at once
+}
+
+func newChanges() changes {
+	return changes{dirty: map[*epoch]bool{}, look: map[*epoch]bool{}, asked: map[*epoch]bool{}}
 }
 
 // touch notes that what is known of the epoch changed.
@@ -43,8 +48,11 @@ func (e *epoch) dirty() bool { return e.changes.dirty[e] }
 type explanation struct {
 	seqs   telemetry.Range
 	reason telemetry.Reason
-	by     telemetry.Epoch // the loss record's own epoch and seq
-	seq    uint64
+	by     telemetry.EpochRange // from the first to the last loss record that says so
+}
+
+func explanationOf(l *telemetry.Loss, by telemetry.Epoch, seq uint64) explanation {
+	return explanation{l.Seqs, l.Reason, telemetry.EpochRange{Epoch: by, Seqs: telemetry.Range{First: seq, Last: seq}}}
 }
 
 // pin is a range that the cloud asked for again. Only a receipt issued after
@@ -60,6 +68,18 @@ func (e *epoch) given() ranges.Set {
 	s := e.receipted
 	for _, x := range e.explained {
 		s = s.Add(x.seqs)
+	}
+	return s
+}
+
+// stored returns what of the epoch lies in files, those to be quarantined among
+// them: some of it may be saved yet.
+func (e *epoch) stored() ranges.Set {
+	var s ranges.Set
+	for _, r := range e.runs {
+		if !r.file.gone {
+			s = s.Add(r.seqs)
+		}
 	}
 	return s
 }
@@ -125,11 +145,12 @@ func (e *epoch) explain(x explanation) {
 		return y.seqs.First >= x.seqs.First && y.seqs.Last <= x.seqs.Last // told once more
 	})
 	for i := range e.explained {
-		// Neighbours with one reason and one teller become one, or a device that
-		// drops for a year would remember every drop.
+		// Neighbours with one reason become one, or a device that drops for a year
+		// would remember every drop.
 		y := &e.explained[i]
-		if y.reason == x.reason && y.by == x.by && y.seqs.Last+1 == x.seqs.First {
-			y.seqs.Last, y.seq = x.seqs.Last, max(x.seq, y.seq)
+		if y.reason == x.reason && y.by.Epoch == x.by.Epoch && y.seqs.Last+1 == x.seqs.First {
+			y.seqs.Last = x.seqs.Last
+			y.by.Seqs = telemetry.Range{First: min(y.by.Seqs.First, x.by.Seqs.First), Last: max(y.by.Seqs.Last, x.by.Seqs.Last)}
 			return
 		}
 	}
@@ -139,15 +160,16 @@ func (e *epoch) explain(x explanation) {
 // unreceipt takes r back from what was receipted, until a receipt issued later.
 func (e *epoch) unreceipt(r telemetry.Range, after time.Time) {
 	e.receipted = e.receipted.Sub(r)
+	e.pins = slices.DeleteFunc(e.pins, func(p pin) bool { return r.First <= p.seqs.First && p.seqs.Last <= r.Last })
 	e.pins = append(e.pins, pin{seqs: r, after: after})
 	e.touch()
 }
 
-// settle turns explanations whose loss record was receipted into receipted ranges.
-func (e *epoch) settle(receipted func(telemetry.Epoch, uint64) bool) {
+// settle turns explanations whose loss records were receipted into receipted ranges.
+func (e *epoch) settle(receipted func(telemetry.EpochRange) bool) {
 	keep := e.explained[:0]
 	for _, x := range e.explained {
-		if receipted(x.by, x.seq) {
+		if receipted(x.by) {
 			e.receipted = e.receipted.Add(x.seqs)
 			e.touch()
 		} else {
@@ -157,10 +179,10 @@ func (e *epoch) settle(receipted func(telemetry.Epoch, uint64) bool) {
 	e.explained = keep
 }
 
-const stateVersion = 1
+const stateVersion = 2
 
 // encodeState is what the receipts bucket keeps of the epoch, so that a restart
-// does not send everything again that is kept.
+// neither sends everything again that is kept nor forgets what was asked for.
 func (e *epoch) encodeState() []byte {
 	b := append(make([]byte, 0, 64), stateVersion)
 	b = binary.AppendUvarint(b, e.last)
@@ -171,12 +193,31 @@ func (e *epoch) encodeState() []byte {
 	b = binary.AppendUvarint(b, uint64(len(e.explained)))
 	for _, x := range e.explained {
 		b = append(appendRange(b, x.seqs), byte(x.reason))
-		b = binary.AppendUvarint(appendEpoch(b, x.by), x.seq)
+		b = appendRange(appendEpoch(b, x.by.Epoch), x.by.Seqs)
+	}
+	b = binary.AppendUvarint(b, uint64(len(e.pins)))
+	for _, p := range e.pins {
+		b = binary.AppendVarint(appendRange(b, p.seqs), unixNano(p.after))
 	}
 	return sealSum(b)
 }
 
-// decodeState reads encodeState's result into e.
+// unixNano is t's, and 0 for the zero time; fromUnixNano reads it back.
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromUnixNano(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}
+
+// decodeState reads encodeState's result into e, or changes nothing.
 func (e *epoch) decodeState(b []byte) error {
 	b, err := openSum(b)
 	if err != nil {
@@ -193,13 +234,18 @@ func (e *epoch) decodeState(b []byte) error {
 	}
 	var explained []explanation
 	for n := d.uvarint(); n > 0 && !d.bad; n-- {
-		x := explanation{seqs: d.seqs(), reason: telemetry.Reason(d.byte()), by: d.epoch(), seq: d.uvarint()}
+		x := explanation{seqs: d.seqs(), reason: telemetry.Reason(d.byte())}
+		x.by = telemetry.EpochRange{Epoch: d.epoch(), Seqs: d.seqs()}
 		explained = append(explained, x)
+	}
+	var pins []pin
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		pins = append(pins, pin{seqs: d.seqs(), after: fromUnixNano(d.varint())})
 	}
 	if d.bad || len(d.b) > 0 {
 		return damaged("state")
 	}
-	e.last, e.receipted, e.explained = max(e.last, last), receipted, explained
+	e.last, e.receipted, e.explained, e.pins = max(e.last, last), receipted, explained, pins
 	return nil
 }
 

@@ -74,7 +74,7 @@ func newLine(e telemetry.Epoch, rec *telemetry.Record) line {
 		}
 	case rec.Loss != nil:
 		x := rec.Loss
-		l.Loss = &lineLoss{Epoch: x.Epoch.String(), First: x.Seqs.First, Last: x.Seqs.Last, Reason: reasons[x.Reason], Count: x.Count, Bytes: x.Bytes}
+		l.Loss = &lineLoss{Epoch: x.Epoch.String(), First: x.Seqs.First, Last: x.Seqs.Last, Reason: x.Reason.String(), Count: x.Count, Bytes: x.Bytes}
 		if o := x.Oversized; o != nil {
 			l.Loss.Topic, l.Loss.Size, l.Loss.SHA256 = o.Topic, o.Size, hex.EncodeToString(o.SHA256[:])
 		}

@@ -503,11 +503,24 @@ func TestLargestReadingPasses(t *testing.T) {
 }
 
 // Every metric is there, with what Stats says, and goes when the outbox is closed.
+// The time to full is absent until something comes in.
 func TestMetricsSayWhatStatsSays(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	x := open(t, Options{Dir: t.TempDir(), Registerer: reg})
+	x := open(t, Options{Dir: t.TempDir(), MaxBytes: 16 << 20, Registerer: reg})
+	known := func() bool {
+		all, _ := reg.Gather()
+		for _, f := range all {
+			if f.GetName() == "edge_outbox_time_to_full_seconds" {
+				return true
+			}
+		}
+		return false
+	}
+	if s := x.Stats(); known() || s.TimeToFull >= 0 {
+		t.Fatalf("full in %s, and nothing came in", s.TimeToFull)
+	}
 	x.append(reading("t", "1"), Draft{Oversized: &telemetry.Oversized{Topic: "t", Size: 5}})
-	time.Sleep(1100 * time.Millisecond) // a rate needs a second
+	eventually(t, "no time to full", known) // a rate needs a second
 	all, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

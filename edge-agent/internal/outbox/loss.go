@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -54,7 +53,7 @@ func (o *Outbox) explain(l *telemetry.Loss, done func(uint64, error)) error {
 		return fmt.Errorf("%w: epoch %s, %d to %d", ErrNeverMade, l.Epoch, l.Seqs.First, l.Seqs.Last)
 	case l.Seqs.Len() == 0 || l.Oversized != nil:
 		return fmt.Errorf("%w: a loss of no seqs", ErrDraft)
-	case e.present().Overlaps(l.Seqs):
+	case e.stored().Overlaps(l.Seqs):
 		return fmt.Errorf("%w: epoch %s, %d to %d is on the device in part", ErrDraft, l.Epoch, l.Seqs.First, l.Seqs.Last)
 	}
 	o.inside = append(o.inside, o.lossItem(l, done))
@@ -77,14 +76,10 @@ func (o *Outbox) giveUp(f *segment, reason telemetry.Reason) error {
 			count, size = count+l.Count, size+l.Bytes
 		}
 	}
-	for len(items) > 0 {
-		n := min(len(items), batchRecords)
-		if err := o.commit(items[:n], true); err != nil {
-			return err
-		}
-		items = items[n:]
+	if _, err := o.commitOwn(items); err != nil {
+		return err
 	}
-	o.log.Warn("outbox: segment given up", "segment", f.name, "reason", int(reason), "readings", count, "bytes", size)
+	o.log.Warn("outbox: segment given up", "segment", f.name, "reason", reason.String(), "readings", count, "bytes", size)
 	return o.discard(f)
 }
 
@@ -149,7 +144,7 @@ func tally(rd *reader, r *run, seqs telemetry.Range, reason telemetry.Reason) *t
 func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.Loss {
 	var out []*telemetry.Loss
 	oversized := 0
-	o.eachLoss(rd, r, seqs, func(l *telemetry.Loss) {
+	err := eachLoss(rd, r, seqs, func(_ uint64, l *telemetry.Loss) {
 		switch {
 		case l.Oversized == nil:
 			out = appendLossRecord(out, l)
@@ -158,6 +153,9 @@ func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.
 			out = append(out, l)
 		}
 	})
+	if err != nil {
+		o.log.Warn("outbox: loss records could not be read", "segment", r.file.name, "error", err)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return append(out, o.recalledLocked(r.epoch, seqs, out)...)
@@ -168,7 +166,7 @@ func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.
 func (o *Outbox) recalledLocked(e *epoch, seqs telemetry.Range, read []*telemetry.Loss) (out []*telemetry.Loss) {
 	for _, about := range o.order {
 		for _, x := range about.explained {
-			if x.by == e.id && x.seq >= seqs.First && x.seq <= seqs.Last && !coveredBy(read, about.id, x.seqs) {
+			if x.by.Epoch == e.id && x.by.Seqs.First <= seqs.Last && x.by.Seqs.Last >= seqs.First && !coveredBy(read, about.id, x.seqs) {
 				out = append(out, &telemetry.Loss{Epoch: about.id, Seqs: x.seqs, Reason: x.reason, Count: x.seqs.Len()})
 			}
 		}
@@ -199,13 +197,14 @@ func appendLossRecord(out []*telemetry.Loss, l *telemetry.Loss) []*telemetry.Los
 	return append(out, l)
 }
 
-// eachLoss reads the loss records that lie in seqs, as far as they can be read.
-func (o *Outbox) eachLoss(rd *reader, r *run, seqs telemetry.Range, fn func(*telemetry.Loss)) {
+// eachLoss calls fn with the loss records that lie in seqs of a run, until one
+// cannot be read.
+func eachLoss(rd *reader, r *run, seqs telemetry.Range, fn func(seq uint64, l *telemetry.Loss)) error {
 	if rd == nil {
-		return
+		return nil
 	}
 	pre := prefix(r.epoch.id, rd.pack)
-	err := rd.each(bucketLosses, func(k, _ []byte) error {
+	return rd.each(bucketLosses, func(k, _ []byte) error {
 		if len(k) != len(pre)+8 || !bytes.HasPrefix(k, pre) {
 			return nil
 		}
@@ -215,12 +214,9 @@ func (o *Outbox) eachLoss(rd *reader, r *run, seqs telemetry.Range, fn func(*tel
 		}
 		return rd.scan(r.epoch.id, telemetry.Range{First: seq, Last: seq}, func(rec telemetry.Record) bool {
 			if rec.Loss != nil {
-				fn(rec.Loss)
+				fn(seq, rec.Loss)
 			}
 			return true
 		})
 	})
-	if err != nil && !errors.Is(err, errDamaged) {
-		o.log.Warn("outbox: loss records could not be read", "segment", r.file.name, "error", err)
-	}
 }

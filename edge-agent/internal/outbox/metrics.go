@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,11 +15,6 @@ type metrics struct {
 	commits prometheus.Histogram
 	batch   prometheus.Histogram
 	outbox  *Outbox
-}
-
-var reasons = map[telemetry.Reason]string{
-	telemetry.ReasonDropped: "dropped", telemetry.ReasonExpired: "expired", telemetry.ReasonCorrupt: "corrupt",
-	telemetry.ReasonOversized: "oversized", telemetry.ReasonUnknown: "unknown", telemetry.ReasonReceipted: "receipted",
 }
 
 func newMetrics(reg prometheus.Registerer, o *Outbox) *metrics {
@@ -72,13 +68,20 @@ func gauges() []gauge {
 		newGauge("queued_records", "Drafts that wait for a commit.", g, func(s *Stats) float64 { return float64(s.Queued) }),
 		newGauge("quarantined_segments", "Damaged files that were set aside.", g, func(s *Stats) float64 { return float64(s.Quarantined) }),
 		newGauge("full", "1 while the outbox is full.", g, func(s *Stats) float64 { return float64(boolByte(!s.FullSince.IsZero())) }),
-		newGauge("time_to_full_seconds", "Time until the outbox is full at the present rate; 0 when nothing comes in.", g, func(s *Stats) float64 { return s.TimeToFull.Seconds() }),
+		newGauge("time_to_full_seconds", "Time until the outbox is full at the present rate; absent when nothing comes in.", g, timeToFull),
 		newGauge("appended_records_total", "Records made durable.", c, func(s *Stats) float64 { return float64(s.Appended) }),
 		newGauge("appended_bytes_total", "Bytes of topics and payloads made durable.", c, func(s *Stats) float64 { return float64(s.AppendedBytes) }),
 		newGauge("foreign_receipts_total", "Receipts for another agent; nothing was deleted.", c, func(s *Stats) float64 { return float64(s.Foreign) }),
 		newGauge("never_made_total", "Receipts and requests for seqs never made here; nothing was deleted.", c, func(s *Stats) float64 { return float64(s.NeverMade) }),
 		newGauge("unknown_epochs_total", "Receipts of epochs that are not here.", c, func(s *Stats) float64 { return float64(s.UnknownEpochs) }),
 	}
+}
+
+func timeToFull(s *Stats) float64 {
+	if s.TimeToFull < 0 {
+		return math.NaN()
+	}
+	return s.TimeToFull.Seconds()
 }
 
 var lostDesc = prometheus.NewDesc("edge_outbox_lost_readings_total", "Readings given up, each with a loss record.", []string{"reason"}, nil)
@@ -99,9 +102,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.batch.Collect(ch)
 	s := m.outbox.Stats()
 	for _, g := range gauges() {
-		ch <- prometheus.MustNewConstMetric(g.desc, g.kind, g.value(&s))
+		if v := g.value(&s); !math.IsNaN(v) { // what is not known is absent
+			ch <- prometheus.MustNewConstMetric(g.desc, g.kind, v)
+		}
 	}
-	for r, name := range reasons {
-		ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(s.Lost[r]), name)
+	for r := telemetry.ReasonDropped; r <= telemetry.ReasonReceipted; r++ {
+		ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(s.Lost[r]), r.String())
 	}
 }

@@ -38,7 +38,9 @@ func (o *Outbox) load() error {
 		ordinal = max(ordinal, e.id.Ordinal)
 	}
 	o.sortLocked()
-	o.loadStates()
+	if err := o.loadStates(); err != nil {
+		return err
+	}
 	for _, e := range o.order {
 		o.changes.look[e] = true
 	}
@@ -111,10 +113,7 @@ func (o *Outbox) admit(name string) (*segment, error) {
 		return nil, nil
 	}
 	if !sealed {
-		if err := o.recoverLive(f, e, seqs.First); err != nil || !f.gone {
-			return f, err
-		}
-		return nil, nil // it was empty
+		return f, o.recoverLive(f, e, seqs.First)
 	}
 	o.addRunLocked(f, e, seqs)
 	return f, nil
@@ -127,17 +126,12 @@ func (o *Outbox) addRunLocked(f *segment, id telemetry.Epoch, seqs telemetry.Ran
 }
 
 func (o *Outbox) admitPack(f *segment, path string) error {
-	file, r, err := openSealed(path, true)
 	var heads []head
-	if err == nil {
-		heads, err = r.heads()
-		err = errors.Join(err, file.Close())
-	}
-	if err != nil && !isDamage(err) {
+	err := o.readTwice(f, func(r *reader) (err error) { heads, err = r.heads(); return err })
+	if err != nil {
 		return err
 	}
-	if err != nil {
-		f.bad = err
+	if f.bad != nil {
 		if heads, err = trailerOf(path); err != nil {
 			return err
 		}
@@ -163,11 +157,14 @@ func trailerOf(path string) ([]head, error) {
 // recoverLive finds out what the segment holds that a process before was writing
 // to, and seals it.
 func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error {
-	h, used, err := o.readEnd(f.name, e, first)
-	if errors.Is(err, syscall.EIO) { // a card may read at the second try
-		h, used, err = o.readEnd(f.name, e, first)
-	}
-	if err != nil && !isDamage(err) {
+	var h head
+	var used int64
+	err := o.readTwice(f, func(r *reader) (err error) {
+		h, err = r.end(e, first)
+		used = r.f.Used()
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	last := first - 1
@@ -175,37 +172,52 @@ func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error 
 		last = h.Seqs.Last
 	}
 	o.addRunLocked(f, e, telemetry.Range{First: first, Last: last})
-	if err != nil {
-		f.bad = err
+	if f.bad != nil {
 		return nil
 	}
 	return o.finish(f, used)
 }
 
-// readEnd returns the head of a segment after checking that its last record is there.
-func (o *Outbox) readEnd(name string, e telemetry.Epoch, first uint64) (h head, used int64, err error) {
-	file, r, err := openSealed(filepath.Join(o.opts.Dir, name), false)
-	if err != nil {
-		return head{}, 0, err
+// readTwice calls fn with a file, and notes in it when it proves damaged. What the
+// card failed to read it may read at the second try. It returns errors that are
+// no damage.
+func (o *Outbox) readTwice(f *segment, fn func(*reader) error) error {
+	read := func() error {
+		file, r, err := openSealed(filepath.Join(o.opts.Dir, f.name), f.pack)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fn(r), file.Close())
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
+	err := read()
+	if errors.Is(err, syscall.EIO) {
+		err = read()
+	}
+	if isDamage(err) {
+		f.bad, err = err, nil
+	}
+	return err
+}
+
+// end returns the head of a segment after checking that its last record is there.
+func (r *reader) end(e telemetry.Epoch, first uint64) (head, error) {
 	heads, err := r.heads()
 	if err != nil {
-		return head{}, 0, err
+		return head{}, err
 	}
-	h = heads[0]
+	h := heads[0]
 	if len(heads) != 1 || h.Epoch != e || h.Seqs.First != first {
-		return head{}, 0, damaged("head is another segment's")
+		return head{}, damaged("head is another segment's")
 	}
 	if r.f.Torn {
 		// bbolt goes back to its other meta page, and so to the commit before.
-		return h, 0, damaged("a meta page is wrong: the last commit may be missing")
+		return h, damaged("a meta page is wrong: the last commit may be missing")
 	}
 	if h.Seqs.Len() > 0 {
 		last := telemetry.Range{First: h.Seqs.Last, Last: h.Seqs.Last}
 		err = r.scan(e, last, func(telemetry.Record) bool { return true })
 	}
-	return h, r.f.Used(), err
+	return h, err
 }
 
 // adoptRan goes on counting how long the device ran from where the newest epoch
@@ -217,39 +229,100 @@ func (o *Outbox) adoptRan(h *head) {
 	}
 }
 
-// loadStates takes over what the newest readable segment says was receipted.
-func (o *Outbox) loadStates() {
+// loadStates takes over what the newest segment says was receipted. Where that
+// cannot be read, nothing counts as receipted: an older segment may call so what
+// the cloud has asked for again since. What is kept is then sent once more, and
+// what was given up is learnt from the loss records themselves.
+func (o *Outbox) loadStates() error {
+	trusted := true
 	for i := len(o.files) - 1; i >= 0; i-- {
 		f := o.files[i]
-		if f.pack || f.bad != nil || f.runs[0].seqs.Len() == 0 {
+		if f.pack {
 			continue
 		}
-		err := o.loadState(f)
-		if err == nil {
-			return
+		if f.bad == nil {
+			if err := o.loadState(f, trusted); err != nil {
+				return err
+			}
 		}
-		// The one before knows less; what it does not know is sent again.
-		o.log.Warn("outbox: receipts could not be read", "segment", f.name, "error", err)
+		if f.bad == nil {
+			break
+		}
+		trusted = false
+		o.log.Warn("outbox: receipts could not be read: everything kept is sent again", "segment", f.name, "error", f.bad)
 	}
+	if trusted {
+		return nil
+	}
+	return o.recollect()
 }
 
-func (o *Outbox) loadState(f *segment) error {
-	file, r, err := openSealed(filepath.Join(o.opts.Dir, f.name), false)
-	if err != nil {
+// loadState takes over a segment's receipts; if it is not to be trusted with
+// them, only which epochs there were, and how far they went.
+func (o *Outbox) loadState(f *segment, trusted bool) error {
+	var h head
+	var states []*epoch
+	err := o.readTwice(f, func(r *reader) error {
+		heads, err := r.heads()
+		if err != nil {
+			return err
+		}
+		h = heads[0]
+		states, err = r.states()
+		return err
+	})
+	if err != nil || f.bad != nil {
 		return err
 	}
-	heads, err := r.heads()
-	if err == nil {
-		h := heads[0]
-		f.runs[0].epoch.clean = h.Clean && h.Seqs.Last == f.runs[0].epoch.last
-		o.adoptRan(&h)
-		err = r.each(bucketReceipts, func(k, v []byte) error {
-			id, ok := decodeEpochKey(k)
-			if !ok {
-				return damaged("key of a state")
-			}
-			return o.epochLocked(id).decodeState(v)
-		})
+	f.runs[0].epoch.clean = h.Clean && h.Seqs.Last == f.runs[0].epoch.last
+	o.adoptRan(&h)
+	for _, s := range states {
+		e := o.epochLocked(s.id)
+		e.last = max(e.last, s.last)
+		if trusted {
+			e.receipted, e.explained, e.pins = s.receipted, s.explained, s.pins
+		}
 	}
-	return errors.Join(err, file.Close())
+	return nil
+}
+
+// states returns what a file says of the epochs it knew.
+func (r *reader) states() (out []*epoch, err error) {
+	err = r.each(bucketReceipts, func(k, v []byte) error {
+		id, ok := decodeEpochKey(k)
+		if !ok {
+			return damaged("key of a state")
+		}
+		e := &epoch{id: id}
+		out = append(out, e)
+		return e.decodeState(v)
+	})
+	return out, err
+}
+
+// recollect learns from the loss records on the disk what they explain. Those in
+// damaged files are told of when they are saved.
+func (o *Outbox) recollect() error {
+	for _, f := range o.files {
+		if f.bad != nil {
+			continue
+		}
+		err := o.readTwice(f, func(rd *reader) error {
+			for _, r := range f.runs {
+				err := eachLoss(rd, r, r.seqs, func(seq uint64, l *telemetry.Loss) {
+					if l.Seqs.Len() > 0 {
+						o.epochLocked(l.Epoch).explain(explanationOf(l, r.epoch.id, seq))
+					}
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

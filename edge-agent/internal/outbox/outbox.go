@@ -198,7 +198,7 @@ type Outbox struct {
 	current *epoch
 	prior   *epoch // whose place current takes; nil in a new folder
 	wait    chan struct{}
-	inside  []item // losses to append, ahead of the queue
+	inside  []item // losses that Explain appends, ahead of the queue
 	stat    counters
 	changes changes
 	trimmed time.Time // Issued of the newest receipt
@@ -238,7 +238,7 @@ func Open(opts Options) (*Outbox, error) {
 		queue: newQueue(opts.QueueRecords, opts.QueueBytes),
 		kick:  make(chan struct{}, 1), running: make(chan struct{}), wait: make(chan struct{}),
 		epochs:  map[telemetry.Epoch]*epoch{},
-		changes: changes{dirty: map[*epoch]bool{}, look: map[*epoch]bool{}},
+		changes: newChanges(),
 	}
 	if err := o.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %s: %w", opts.Dir, err), lock.Close())

@@ -23,11 +23,12 @@ func (o *Outbox) quarantineAll() error {
 			return nil
 		}
 		err := o.quarantine(f)
-		if errors.Is(err, errNoRoom) {
+		switch {
+		case errors.Is(err, errNoRoom):
 			o.mendAt = time.Now().Add(retryRoom)
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, errNeeded): // once more, with what was asked for
+		case err != nil:
 			return err
 		}
 	}
@@ -61,9 +62,19 @@ func (o *Outbox) quarantine(f *segment) error {
 	if err != nil {
 		return err
 	}
-	var items []item
+	items, lost := o.lossesOf(f)
+	if _, err := o.commitOwn(items); err != nil {
+		return err
+	}
+	o.log.Error("outbox: segment quarantined", "segment", f.name+suffixBad, "saved", saved, "lost", lost, "error", f.bad)
+	return o.setApart(f)
+}
+
+// lossesOf returns the loss records for what was not saved of a damaged file, and
+// for what the loss records among that explained.
+func (o *Outbox) lossesOf(f *segment) (items []item, lost uint64) {
 	o.mu.Lock()
-	var lost uint64
+	defer o.mu.Unlock()
 	for _, r := range f.runs {
 		have := r.epoch.given().Union(r.epoch.present())
 		for _, seqs := range have.Missing(r.seqs) {
@@ -74,20 +85,18 @@ func (o *Outbox) quarantine(f *segment) error {
 			}
 		}
 	}
-	o.mu.Unlock()
-	for len(items) > 0 {
-		n := min(len(items), batchRecords)
-		if err := o.commit(items[:n], true); err != nil {
-			return err
-		}
-		items = items[n:]
-	}
-	o.log.Error("outbox: segment quarantined", "segment", f.name+suffixBad, "saved", saved, "lost", lost, "error", f.bad)
-	return o.setApart(f)
+	return items, lost
 }
 
-// setApart renames a damaged file and takes it out of the catalogue.
+// setApart renames a damaged file and takes it out of the catalogue. It returns
+// errNeeded when something of it was asked for meanwhile.
 func (o *Outbox) setApart(f *segment) error {
+	if err := o.tell(f); err != nil {
+		return err
+	}
+	if err := o.condone(f); err != nil {
+		return err
+	}
 	path := filepath.Join(o.opts.Dir, f.name)
 	if err := os.Rename(path, path+suffixBad); err != nil {
 		return fatal(err)
@@ -129,12 +138,41 @@ func (o *Outbox) salvage(f *segment) (saved uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	var told []savedLoss
 	for _, x := range finds {
 		if err == nil {
-			err = w.records(x, func(rec telemetry.Record) error { return p.add(x.epoch, wanted, rec) })
+			err = w.records(x, func(rec telemetry.Record) error {
+				if rec.Loss != nil && rec.Loss.Seqs.Len() > 0 {
+					told = append(told, savedLoss{rec.Loss, x.epoch, rec.Seq})
+				}
+				return p.add(x.epoch, wanted, rec)
+			})
 		}
 	}
-	return p.records, o.finishPack(p, err)
+	if err := o.finishPack(p, err); err != nil {
+		return 0, err
+	}
+	o.recall(told)
+	return p.records, nil
+}
+
+// savedLoss is a loss record found in a damaged file, with its own epoch and seq.
+type savedLoss struct {
+	loss *telemetry.Loss
+	by   telemetry.Epoch
+	seq  uint64
+}
+
+// recall notes what loss records explain that were saved: who could not read the
+// newest receipts knows it from nowhere else.
+func (o *Outbox) recall(told []savedLoss) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range told {
+		if e := o.epochs[s.by]; e != nil && e.present().Covers(telemetry.Range{First: s.seq, Last: s.seq}) {
+			o.epochLocked(s.loss.Epoch).explain(explanationOf(s.loss, s.by, s.seq))
+		}
+	}
 }
 
 // extend makes known how far a file's runs went, as the newest of their heads
@@ -161,6 +199,27 @@ func (o *Outbox) extend(f *segment, w *wreck) {
 		r := f.runs[0]
 		r.seqs.Last = max(r.seqs.Last, w.last(r.epoch.id, r.seqs.First))
 		r.epoch.last = max(r.epoch.last, r.seqs.Last)
+	}
+	if f.pack {
+		o.extendPackLocked(f, w)
+	}
+}
+
+// extendPackLocked makes known the runs of which a pack has records and no head.
+func (o *Outbox) extendPackLocked(f *segment, w *wreck) {
+	known, found := map[telemetry.Epoch]ranges.Set{}, map[telemetry.Epoch]ranges.Set{}
+	for _, r := range f.runs {
+		known[r.epoch.id] = known[r.epoch.id].Add(r.seqs)
+	}
+	for _, x := range w.blocks {
+		found[x.epoch] = found[x.epoch].Add(telemetry.Range{First: x.first, Last: x.last})
+	}
+	for id, s := range found {
+		for _, r := range s {
+			for _, seqs := range known[id].Missing(r) {
+				o.addRunLocked(f, id, seqs)
+			}
+		}
 	}
 }
 

@@ -71,6 +71,19 @@ func (r *rate) perSecond(t time.Time) float64 {
 	return r.bytes * (1 - min(1, t.Sub(r.last).Seconds()/rateWindow.Seconds())) / span
 }
 
+// never is what is called never: a time to full of years says nothing.
+const never = 10 * 365 * 24 * time.Hour
+
+// reach returns how long so many bytes take at the present rate, and -1 when
+// nothing comes in, or next to nothing.
+func (r *rate) reach(t time.Time, bytes int64) time.Duration {
+	perSecond := r.perSecond(t)
+	if seconds := float64(max(bytes, 0)) / perSecond; perSecond > 0 && seconds < never.Seconds() {
+		return time.Duration(seconds * float64(time.Second))
+	}
+	return -1
+}
+
 // Stats is what Outbox.Stats returns.
 type Stats struct {
 	Epoch   telemetry.Epoch // the current one
@@ -87,7 +100,7 @@ type Stats struct {
 	FreeBytes   int64             // on the file system; -1 when unknown
 	Oldest      telemetry.Instant // when the oldest record not receipted was made; zero when there is none
 	OldestEpoch telemetry.Epoch   // its epoch
-	TimeToFull  time.Duration     // at the present rate; 0 when nothing comes in
+	TimeToFull  time.Duration     // at the present rate; negative when nothing comes in, or so little that it lasts for years
 	FullSince   time.Time         // zero unless full now
 
 	Quarantined      int // files, in the folder
@@ -160,8 +173,8 @@ func (o *Outbox) count() (s Stats, oldest telemetry.Epoch, seq uint64) {
 			s.Unreceipted += f.size
 		}
 	}
-	if perSecond := c.rate.perSecond(time.Now()); perSecond > 0 {
-		s.TimeToFull = time.Duration(min(float64(max(s.MaxBytes-s.Unreceipted, 0))/perSecond, 1e9) * float64(time.Second))
+	if s.TimeToFull = c.rate.reach(time.Now(), s.MaxBytes-s.Unreceipted); !s.FullSince.IsZero() {
+		s.TimeToFull = 0
 	}
 	return s, oldest, seq
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -98,9 +99,9 @@ func (e *epoch) receipt(s ranges.Set) {
 }
 
 func (o *Outbox) settleLocked() {
-	receipted := func(id telemetry.Epoch, seq uint64) bool {
-		e := o.epochs[id]
-		return e == nil || e.receipted.Covers(telemetry.Range{First: seq, Last: seq})
+	receipted := func(by telemetry.EpochRange) bool {
+		e := o.epochs[by.Epoch]
+		return e == nil || e.receipted.Covers(by.Seqs)
 	}
 	for _, e := range o.order {
 		if len(e.explained) > 0 {
@@ -112,7 +113,12 @@ func (o *Outbox) settleLocked() {
 // Again takes back what was receipted of seqs, because the cloud asked for them
 // once more: what is still on the device is to be sent again and is kept until a
 // later receipt covers it. For what is not, a loss record with ReasonReceipted
-// is queued. It returns ErrNeverMade for seqs that this device never made.
+// is appended. Both are made durable at once, as soon as there is room; a crash
+// before that forgets the request, and the cloud, which still lacks them, asks
+// again. It returns ErrNeverMade for seqs that this device never made, as far as
+// it knows: it remembers the epochs on the disk and the last 1024 before them. For
+// others nothing is said, since they may be those of a cloned card, which has them
+// and would delete them when the cloud calls them lost.
 func (o *Outbox) Again(id telemetry.Epoch, seqs telemetry.Range) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -125,33 +131,53 @@ func (o *Outbox) Again(id telemetry.Epoch, seqs telemetry.Range) error {
 		return fmt.Errorf("%w: epoch %s, %d to %d", ErrNeverMade, id, seqs.First, seqs.Last)
 	}
 	gone := ranges.Set{seqs}
-	for _, r := range e.present().Within(seqs) {
+	for _, r := range e.stored().Within(seqs) {
 		gone = gone.Sub(r)
 		e.unreceipt(r, o.trimmed)
 	}
 	for _, x := range e.explained {
-		gone = gone.Sub(x.seqs)
+		if o.toldLocked(x) {
+			gone = gone.Sub(x.seqs)
+		}
 	}
-	for _, r := range e.asked {
-		gone = gone.Sub(r)
-	}
-	for _, r := range gone {
-		o.answerLocked(e, r)
-	}
+	e.asked = e.asked.Union(gone)
+	o.changes.asked[e] = true
 	o.wakeLocked()
 	o.nudge()
 	return nil
 }
 
-// answerLocked queues the loss record for a range that was receipted and deleted.
-func (o *Outbox) answerLocked(e *epoch, r telemetry.Range) {
-	e.asked = e.asked.Add(r)
-	l := &telemetry.Loss{Epoch: e.id, Seqs: r, Reason: telemetry.ReasonReceipted, Count: r.Len()}
-	o.inside = append(o.inside, o.lossItem(l, func(uint64, error) {
-		o.mu.Lock()
-		e.asked = e.asked.Sub(r)
-		o.mu.Unlock()
-	}))
+// toldLocked reports whether the loss records behind x are on the device, or on
+// their way to its disk.
+func (o *Outbox) toldLocked(x explanation) bool {
+	e := o.epochs[x.by.Epoch]
+	if e == nil {
+		return false
+	}
+	there := e.present()
+	if e == o.current {
+		there = there.Add(telemetry.Range{First: e.last + 1, Last: math.MaxUint64})
+	}
+	return there.Covers(x.by.Seqs)
+}
+
+// answersLocked returns the loss records for what was asked for again and is gone.
+// What is asked for stays so until its record is durable.
+func (o *Outbox) answersLocked() (items []item) {
+	for e := range o.changes.asked {
+		for _, r := range e.asked {
+			l := &telemetry.Loss{Epoch: e.id, Seqs: r, Reason: telemetry.ReasonReceipted, Count: r.Len()}
+			items = append(items, o.lossItem(l, func(_ uint64, err error) {
+				if err != nil {
+					return
+				}
+				o.mu.Lock()
+				e.asked = e.asked.Sub(r)
+				o.mu.Unlock()
+			}))
+		}
+	}
+	return items
 }
 
 // reclaim removes what was receipted and is beyond what is to be kept.
@@ -223,32 +249,32 @@ func (o *Outbox) oldestDone() *segment {
 // discard removes a file that receipts cover, once a segment says so durably. It
 // returns errNeeded when they do not, or not any more.
 func (o *Outbox) discard(f *segment) error {
-	o.mu.Lock()
-	dirty := o.live == nil
-	for _, r := range f.runs {
-		dirty = dirty || r.epoch.dirty()
-	}
-	o.mu.Unlock()
-	if dirty {
-		if err := o.makeFit(0, 0, true); err != nil {
-			return err
-		}
-		if err := o.write(nil); err != nil {
-			return err
-		}
+	if err := o.tell(f); err != nil {
+		return err
 	}
 	return o.unlink(f)
 }
 
-// errNeeded is returned by unlink for a file that must stay. Callers look before,
-// but the cloud may have asked for something of it again meanwhile.
+// tell makes durable what is known of the epochs in f.
+func (o *Outbox) tell(f *segment) error {
+	o.mu.Lock()
+	told := o.live != nil
+	for _, r := range f.runs {
+		told = told && !r.epoch.dirty()
+	}
+	o.mu.Unlock()
+	if told {
+		return nil
+	}
+	return o.commit(nil, true)
+}
+
+// errNeeded is returned for a file that must stay. Callers look before, but the
+// cloud may have asked for something of it again meanwhile.
 var errNeeded = errors.New("segment holds records that nothing accounts for")
 
 // unlink removes a segment's file. It is the only function of this package that
-// removes one which holds records, and it does not believe its caller: every
-// record must be receipted, or given up by a durable loss record, or be in
-// another good file; and what says so must be on the disk, in a segment that is
-// not the one to go.
+// removes one which holds records.
 func (o *Outbox) unlink(f *segment) error {
 	if err := o.condone(f); err != nil {
 		return err
@@ -264,21 +290,24 @@ func (o *Outbox) unlink(f *segment) error {
 	return nil
 }
 
-// condone marks a file as gone if it may go.
+// condone marks a file as gone if it may go, whoever asks and for whatever reason:
+// every record must be receipted, or given up by a durable loss record, or be in
+// another good file; and what says so must be on the disk, in a segment that is
+// not the one to go. From then on nothing in it can be asked for again.
 func (o *Outbox) condone(f *segment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if f.live != nil || o.live == nil {
+		return fmt.Errorf("%w: %s", errNeeded, f.name)
+	}
 	for _, r := range f.runs {
-		if r.seqs.Len() == 0 {
-			continue
-		}
 		have := r.epoch.given()
 		for _, other := range r.epoch.runs {
 			if other.file != f && other.file.usable() {
 				have = have.Add(other.seqs)
 			}
 		}
-		if f.live != nil || o.live == nil || r.epoch.dirty() || !have.Covers(r.seqs) {
+		if r.epoch.dirty() || !have.Covers(r.seqs) {
 			return fmt.Errorf("%w: %s", errNeeded, f.name)
 		}
 	}
