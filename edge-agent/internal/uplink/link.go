@@ -10,6 +10,7 @@ import (
 const (
 	firstRetry = 500 * time.Millisecond // after the first publish that failed
 	maxRetry   = 8 * time.Second        // a probe costs the sidecar on this machine next to nothing, and people wait for the end of an outage
+	hintPause  = 2 * time.Second        // between two probes that were brought forward, however often the sidecar speaks
 	hang       = 2 * time.Minute        // backstop above any publisher's own deadline
 )
 
@@ -19,6 +20,7 @@ type link struct {
 	next   uint64
 	fails  int       // in a row
 	until  time.Time // nothing is published before, while fails > 0
+	hinted time.Time // when a probe was last brought forward
 	lastOK time.Time
 	last   time.Time // when anything was last handed to Publish
 	err    error     // of the last failure, while fails > 0
@@ -44,6 +46,16 @@ func (l *link) idle(now time.Time) bool {
 		return len(l.sends) == 0 && !now.Before(l.until) // one probe at a time
 	}
 	return len(l.sends) < sendersMax
+}
+
+// reopen ends the wait for the next probe because the sidecar says that the
+// broker is there. The sidecars of a thousand agents come back at random moments
+// already, so no jitter is added.
+func (l *link) reopen(now time.Time) {
+	if l.fails == 0 || now.Sub(l.hinted) < hintPause {
+		return
+	}
+	l.hinted, l.until = now, now
 }
 
 // bytes returns how many bytes of a lane are inside Publish.
@@ -94,6 +106,9 @@ func (u *Uplink) settle(r result) {
 			u.win.restart()
 		}
 		u.link.fails, u.link.err, u.link.lastOK = 0, nil, now
+		if u.credulous {
+			defer u.believe(r.id)
+		}
 	}
 	for _, e := range u.epochs.all {
 		for _, f := range e.flights {

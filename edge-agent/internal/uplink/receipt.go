@@ -36,10 +36,19 @@ type cloudState struct {
 }
 
 // HandleReceipt takes one receipt as it came from the pub/sub, and may be
-// called from any goroutine. It returns an error for bytes that are no receipt
+// called from any goroutine. An empty message is no receipt: the sidecar sends
+// it when it hears the broker again, and an uplink that waits to try tries now.
+// It deletes nothing, so it needs no signature. It returns an error for bytes that are no receipt
 // of our cloud for us; they change nothing. Stale and repeated receipts are no
 // error and change nothing either.
 func (u *Uplink) HandleReceipt(b []byte) error {
+	if len(b) == 0 {
+		select {
+		case u.opened <- struct{}{}:
+		default:
+		}
+		return nil
+	}
 	root := u.o.Root()
 	if root == nil {
 		u.met.receipts.WithLabelValues("unenrolled").Inc()
@@ -49,6 +58,9 @@ func (u *Uplink) HandleReceipt(b []byte) error {
 	if err != nil {
 		u.met.receipts.WithLabelValues("refused").Inc()
 		return fmt.Errorf("open receipt: %w", err)
+	}
+	if u.credulous {
+		return nil
 	}
 	select {
 	case u.receipts <- r:

@@ -99,6 +99,7 @@ type Uplink struct {
 	open func([]byte, string, ed25519.PublicKey, time.Time) (telemetry.Receipt, error)
 
 	receipts chan telemetry.Receipt
+	opened   chan struct{} // a token when the sidecar says that the broker is there again
 	results  chan result
 	senders  sync.WaitGroup
 
@@ -123,6 +124,8 @@ type Uplink struct {
 	yield       bool      // nothing new starts before a large frame went
 	more        bool      // the last live frame left something unread: no lingering
 	pausedUntil time.Time // after an error of the outbox
+
+	credulous bool // a broker's word is taken for a receipt; only a build with the tag faults sets it
 }
 
 // New returns an uplink that does nothing before Run. It returns an error that
@@ -148,12 +151,14 @@ func New(o Options) (*Uplink, error) {
 		seal:     telemetry.EncodeFrame,
 		open:     telemetry.OpenReceipt,
 		receipts: make(chan telemetry.Receipt, mailbox),
+		opened:   make(chan struct{}, 1),
 		results:  make(chan result, sendersMax),
 		win:      newWindow(o.MaxWindow),
 		cut:      newCutter(),
 		epochs:   epochs{from: 1, dirty: true},
 		mode:     Starting,
 	}
+	fault(u)
 	return u, nil
 }
 
@@ -196,6 +201,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 		case <-timer.C:
 		case r := <-u.receipts:
 			u.receive(ctx, r)
+		case <-u.opened:
+			u.link.reopen(time.Now())
 		case r := <-u.results:
 			u.settle(r)
 		}

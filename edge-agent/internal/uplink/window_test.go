@@ -3,6 +3,7 @@ package uplink
 import (
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -167,4 +168,42 @@ func TestWindowRestartsSmall(t *testing.T) {
 	if w.limit() != 1<<20 {
 		t.Errorf("after four full windows: %d, want %d", w.limit(), 1<<20)
 	}
+}
+
+// An uplink that waits after failed publishes tries at once when the sidecar
+// says that the broker is there again; however often it says so, a broker that
+// is not there is asked no more than every two seconds.
+func TestProbeWhenTheBrokerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 11)
+		w.run()
+		defer func() { w.stop() }()
+		w.box.readings(10, 10)
+		time.Sleep(5 * time.Second)
+		w.lock(func() { w.bad.cut = true })
+		w.box.readings(10, 10)
+		time.Sleep(5 * time.Minute)
+		var calls int
+		w.lock(func() { calls = w.calls })
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if err := w.up.HandleReceipt(nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var n int
+		w.lock(func() { n = w.calls - calls })
+		if n > 5+5 {
+			t.Errorf("%d probes in ten seconds of lies, want at most one every two seconds and those of before", n)
+		}
+		time.Sleep(time.Minute)
+		w.lock(func() { w.bad.cut = false })
+		if err := w.up.HandleReceipt(nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if left := w.left(); left != "" {
+			t.Errorf("a second after the broker was back: %s", left)
+		}
+	})
 }

@@ -327,6 +327,28 @@ func start(t *testing.T, n *testbed.NATS, props map[string]string) *Component {
 	return c
 }
 
+// Where the file asks for it, a subscriber gets an empty message when it stands on a connection, and one more for each connection after
+// that; elsewhere it gets none.
+func TestAnnouncesConnections(t *testing.T) {
+	t.Parallel()
+	n := testbed.NewNATS(t)
+	told := listen(t, start(t, n, map[string]string{"announce": "true", "checkInterval": "1s"}), "down.one")
+	quiet := listen(t, start(t, n, map[string]string{"name": "quiet"}), "down.two")
+	for connections := 1; connections <= 2; connections++ {
+		n.Start()
+		testbed.Eventually(t, 30*time.Second, "told of the connection", func() bool { return len(told.all()) == connections })
+		n.Kill()
+	}
+	for _, text := range append(told.all(), quiet.all()...) {
+		if text != "" {
+			t.Errorf("got %q that nobody sent", text)
+		}
+	}
+	if all := quiet.all(); len(all) > 0 {
+		t.Errorf("who did not ask was told %d times", len(all))
+	}
+}
+
 func publish(t *testing.T, c *Component, topic, text string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -154,7 +154,7 @@ func (k *keeper) checkSubscription(ctx context.Context, cn conn, s *subscription
 	if !info.PushBound {
 		return k.rebind(ctx, cn, s, stream, want)
 	}
-	s.say("listening on "+stream+"/"+want.Durable, k.log.Infof)
+	k.listening(cn, s, stream, want.Durable)
 	return nil
 }
 
@@ -171,6 +171,11 @@ func (k *keeper) rebind(ctx context.Context, cn conn, s *subscription, stream st
 		}
 		return errors.New("the server does not see this subscriber, subscribing again")
 	}
-	s.say("listening on "+stream+"/"+want.Durable, k.log.Infof)
+	k.listening(cn, s, stream, want.Durable)
 	return nil
+}
+
+func (k *keeper) listening(cn conn, s *subscription, stream, durable string) {
+	s.say("listening on "+stream+"/"+durable, k.log.Infof)
+	s.announce(cn.session)
 }

@@ -50,6 +50,7 @@ type metadata struct {
 	CheckInterval    time.Duration  `mapstructure:"checkInterval"`
 	PublishTimeout   time.Duration  `mapstructure:"publishTimeout"`
 	MaxReconnectWait time.Duration  `mapstructure:"maxReconnectWait"`
+	Announce         bool           `mapstructure:"announce"` // an empty message to each subscriber when it stands on a new connection
 	CreateStreams    bool           `mapstructure:"createStreams"`
 	UpStream         string         `mapstructure:"upStream"`
 	UpSubjects       []string       `mapstructure:"upSubjects"`
@@ -77,7 +78,7 @@ func defaultMetadata() metadata {
 		InboxPrefix:      "_INBOX",
 		CheckInterval:    30 * time.Second,
 		PublishTimeout:   30 * time.Second,
-		MaxReconnectWait: 10 * time.Second,
+		MaxReconnectWait: 5 * time.Second, // people wait for the end of an outage; a thousand edges are then 400 attempts a second
 		UpStream:         "holdfast-up",
 		UpSubjects:       []string{"up.live", "up.backlog"},
 		UpMaxAge:         24 * time.Hour,

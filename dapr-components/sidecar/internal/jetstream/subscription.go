@@ -27,15 +27,17 @@ type subscription struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	msgs    chan *nats.Msg
+	news    chan struct{} // a token when the subscription stands on a new connection
 	done    chan struct{} // closed when the last handler has returned
 
 	mu    sync.Mutex
+	told  context.Context // session that the handler was told of
 	bound *nats.Subscription
 	state string // what was logged last, so that a state is said once
 }
 
 func newSubscription(ctx context.Context, meta metadata, topic string, h pubsub.Handler, log logger.Logger) *subscription {
-	s := &subscription{topic: topic, meta: meta, handler: h, log: log, done: make(chan struct{})}
+	s := &subscription{topic: topic, meta: meta, handler: h, log: log, done: make(chan struct{}), news: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.msgs = make(chan *nats.Msg, max(meta.MaxAckPending, 0)+spare)
 	return s
@@ -52,6 +54,9 @@ func (s *subscription) run() {
 			s.unbind()
 			s.giveBack()
 			return
+		case <-s.news:
+			// Whether it was taken does not matter: it is a hint, and costs nothing to miss.
+			_ = s.handler(s.ctx, &pubsub.NewMessage{Topic: s.topic})
 		case m := <-s.msgs:
 			if s.meta.Concurrency == string(pubsub.Parallel) { // the server bounds them: maxAckPending
 				wg.Go(func() { s.handle(m) })
@@ -157,6 +162,22 @@ func (s *subscription) unbind() {
 		s.log.Debugf("jetstream: %s: unsubscribe: %v", s.topic, err)
 	}
 	s.bound = nil
+}
+
+// announce tells the handler, once a connection and only if the file asks for it, that messages can come and go again: it is handed an
+// empty message that no server sent. Who waited for the broker then need not wait for the next attempt.
+func (s *subscription) announce(session context.Context) {
+	s.mu.Lock()
+	news := s.meta.Announce && s.told != session
+	s.told = session
+	s.mu.Unlock()
+	if !news {
+		return
+	}
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
 }
 
 // say logs a state once.

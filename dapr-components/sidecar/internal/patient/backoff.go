@@ -10,7 +10,7 @@ import (
 
 const (
 	firstWait = 500 * time.Millisecond
-	maxWait   = 30 * time.Second
+	maxWait   = 10 * time.Second // people wait for the end of an outage; a thousand edges are then 200 attempts a second
 
 	firstPause = 250 * time.Millisecond
 	maxPause   = 5 * time.Second

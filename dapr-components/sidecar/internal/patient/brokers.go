@@ -37,9 +37,11 @@ func Redis() Broker {
 }
 
 // RabbitMQ is Dapr's rabbitmq. It reconnects by itself, but writes three lines about it every three seconds, which is a lot in a week; so
-// it is not left alone either. A subscription that ended keeps its consumer on the channel, with whatever is sent to it. It says "published" when its caller's time is over, which Publish here corrects.
+// it is not left alone either. Two subscriptions that begin at the same time write to one map without a lock, which ends the process, and one
+// that ended keeps its consumer on the channel, with whatever is sent to it: so each has a component of its own. It says "published" when
+// its caller's time is over, which Publish here corrects.
 func RabbitMQ() Broker {
-	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}, Watch: watchRabbitMQ, Renew: true}
+	return Broker{New: rabbitmq.NewRabbitMQ, Required: []string{"connectionString"}, Watch: watchRabbitMQ, Alone: true}
 }
 
 // Kafka is Dapr's kafka. It reconnects by itself, and writes a line every second while it cannot. A subscription that ends may take a newer

@@ -23,10 +23,11 @@ const (
 
 // life is one component from its making to its end.
 type life struct {
+	broker  Broker
+	props   map[string]string // as the file has them
 	inner   pubsub.PubSub
 	ping    func(context.Context) error // nil: it cannot be asked
-	renew   bool
-	insist  bool
+	tell    bool
 	log     logger.Logger
 	lost    <-chan struct{} // closed when the watching connection is gone; nil: not watched
 	unwatch func()
@@ -42,35 +43,35 @@ type life struct {
 	topics map[string]bool // that have been subscribed in this life
 }
 
-func newLife(b Broker, log logger.Logger) *life {
+func newLife(b Broker, props map[string]string, log logger.Logger) *life {
 	l := &life{
-		inner: b.New(log), renew: b.Renew, insist: b.Insist, log: log, unwatch: func() {},
+		broker: b, props: props, inner: b.New(log), log: log, unwatch: func() {},
 		slots: make(chan struct{}, maxInFlight), topics: map[string]bool{},
 	}
 	l.ctx, l.end = context.WithCancelCause(context.Background())
 	return l
 }
 
-// init calls Init and does not wait for it longer than ctx or initTimeout; one that succeeds too late is closed.
-func (l *life) init(ctx context.Context, props map[string]string) error {
+// connect calls Init and does not wait for it longer than ctx or initTimeout; one that succeeds too late is closed.
+func connect(ctx context.Context, inner pubsub.PubSub, props map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()
 		done <- guard(func() error {
-			return l.inner.Init(ctx, pubsub.Metadata{Base: base(props)})
+			return inner.Init(ctx, pubsub.Metadata{Base: base(props)})
 		})
 	}()
 	select {
 	case err := <-done:
 		if err != nil {
-			_ = guard(l.inner.Close) // some leave a pool behind, some panic for want of a connection
+			_ = guard(inner.Close) // some leave a pool behind, some panic for want of a connection
 		}
 		return err
 	case <-ctx.Done():
 		go func() {
 			_ = <-done // too late to matter
-			_ = guard(l.inner.Close)
+			_ = guard(inner.Close)
 		}()
 		return fmt.Errorf("connect: %w", context.Cause(ctx))
 	}
@@ -156,7 +157,7 @@ func (l *life) resubscribe(s *subscription) {
 	l.mu.Lock()
 	again := l.topics[s.req.Topic]
 	l.mu.Unlock()
-	if again && l.renew {
+	if again && l.broker.Renew {
 		l.end(fmt.Errorf("topic %s is subscribed again", s.req.Topic))
 		return
 	}
@@ -174,14 +175,36 @@ func (l *life) subscribe(s *subscription) {
 		handler := l.deliver(ctx, s.handler)
 		var wait backoff
 		for ctx.Err() == nil && l.ctx.Err() == nil {
-			err := guard(func() error { return l.inner.Subscribe(ctx, s.req, handler) })
+			err := l.subscribeOnce(ctx, s.req, handler)
 			if err == nil || ctx.Err() != nil {
+				if l.tell && ctx.Err() == nil {
+					_ = s.handler(ctx, &pubsub.NewMessage{Topic: s.req.Topic}) // a hint: who waited for the broker need not wait for the next attempt
+				}
 				return
 			}
 			l.log.Warnf("pub/sub: cannot subscribe to %s, trying again: %v", s.req.Topic, err)
 			wait.sleep(l.ctx)
 		}
 	})
+}
+
+// subscribeOnce subscribes with the component at work, or with one of the subscription's own.
+func (l *life) subscribeOnce(ctx context.Context, req pubsub.SubscribeRequest, h pubsub.Handler) error {
+	if !l.broker.Alone {
+		return guard(func() error { return l.inner.Subscribe(ctx, req, h) })
+	}
+	own := l.broker.New(l.log)
+	if err := connect(ctx, own, l.broker.prepared(l.props)); err != nil {
+		return err
+	}
+	err := guard(func() error { return own.Subscribe(ctx, req, h) })
+	l.wg.Go(func() {
+		if err == nil {
+			<-ctx.Done()
+		}
+		_ = guard(own.Close)
+	})
+	return err
 }
 
 // deliver makes the pauses that most components lack between a refusal and the next delivery: without them a subscription that the runtime is
@@ -197,7 +220,7 @@ func (l *life) deliver(ctx context.Context, h pubsub.Handler) pubsub.Handler {
 				return nil
 			}
 			sleep(ctx, pause(failures.Add(1)))
-			if !l.insist || ctx.Err() != nil {
+			if !l.broker.Insist || ctx.Err() != nil {
 				return err
 			}
 		}

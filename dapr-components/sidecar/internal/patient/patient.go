@@ -1,6 +1,6 @@
 // Package patient wraps Dapr pub/sub components that insist on a broker being there, so that a sidecar starts and stays up without one.
 //
-// Init returns at once; the component inside is made in the background, again and again with full jitter up to 30 seconds, and is
+// Init returns at once; the component inside is made in the background, again and again with full jitter up to 10 seconds, and is
 // replaced when it is found dead. Publish fails at once while there is none. Subscriptions are made on each new one.
 package patient
 
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,9 @@ import (
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
 )
+
+// announce is the one metadata name that is ours and not the component's.
+const announce = "announce"
 
 var (
 	// ErrNotReady is returned by Publish and Ping, at once, while the broker is away.
@@ -42,6 +46,9 @@ type Broker struct {
 	// Renew makes a new component when a topic is subscribed a second time: for those that keep something of the first time, as
 	// messages that nobody acknowledged.
 	Renew bool
+	// Alone gives each subscription a component of its own, which ends with it: for those that cannot have two subscriptions begin at the
+	// same time, or that keep something of one that ended.
+	Alone bool
 	// Insist asks a handler that failed again and again: for those that deliver a message once a connection.
 	Insist bool
 }
@@ -51,6 +58,7 @@ type Component struct {
 	broker Broker
 	log    logger.Logger
 	props  map[string]string
+	tell   bool // subscribers get an empty message each time their subscription stands
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -82,6 +90,8 @@ func (c *Component) Init(_ context.Context, md pubsub.Metadata) error {
 			c.props[k] = v
 		}
 	}
+	c.tell, _ = strconv.ParseBool(c.props[announce]) // what is no bool is a no
+	delete(c.props, announce)
 	for _, name := range c.broker.Required {
 		if !hasFold(c.props, name) {
 			return fmt.Errorf("%s is empty: set it, or the secret that it refers to", name)
@@ -124,11 +134,9 @@ func (c *Component) run(ctx context.Context) {
 
 // begin makes one component and waits for its Init.
 func (c *Component) begin(ctx context.Context) (*life, error) {
-	props := maps.Clone(c.props)
-	if c.broker.Prepare != nil {
-		c.broker.Prepare(props)
-	}
-	l := newLife(c.broker, c.log)
+	props := c.broker.prepared(c.props)
+	l := newLife(c.broker, c.props, c.log)
+	l.tell = c.tell
 	l.ping = c.broker.ping(l.inner, props)
 	if c.broker.Watch != nil {
 		lost, stop, err := c.broker.Watch(ctx, props)
@@ -137,7 +145,7 @@ func (c *Component) begin(ctx context.Context) (*life, error) {
 		}
 		l.lost, l.unwatch = lost, stop
 	}
-	if err := l.init(ctx, props); err != nil {
+	if err := connect(ctx, l.inner, props); err != nil {
 		l.unwatch()
 		return nil, err
 	}
@@ -259,6 +267,15 @@ func (c *Component) Ping(ctx context.Context) error {
 		return nil
 	}
 	return l.ping(ctx)
+}
+
+// prepared is the metadata for a new component.
+func (b Broker) prepared(props map[string]string) map[string]string {
+	props = maps.Clone(props)
+	if b.Prepare != nil {
+		b.Prepare(props)
+	}
+	return props
 }
 
 // ping is the component's own, or the broker's, or nil.

@@ -135,8 +135,13 @@ func (p pinging) Ping(context.Context) error {
 
 func begin(t *testing.T, b Broker) *Component {
 	t.Helper()
+	return beginWith(t, b, map[string]string{"url": "x"})
+}
+
+func beginWith(t *testing.T, b Broker, props map[string]string) *Component {
+	t.Helper()
 	c := b.Wrap()(logger.NewLogger("test")).(*Component)
-	if err := c.Init(t.Context(), pubsub.Metadata{Base: base(map[string]string{"url": "x"})}); err != nil {
+	if err := c.Init(t.Context(), pubsub.Metadata{Base: base(props)}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
@@ -151,7 +156,7 @@ func publish(c *Component) error {
 
 func handle(context.Context, *pubsub.NewMessage) error { return nil }
 
-// Without a broker Init succeeds at once, Publish fails at once with the reason, and subscriptions wait; with it all work, within 30 s.
+// Without a broker Init succeeds at once, Publish fails at once with the reason, and subscriptions wait; with it all work, within maxWait.
 func TestBrokerComesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{away: true}
@@ -181,6 +186,78 @@ func TestBrokerComesLate(t *testing.T) {
 		}
 		if got := w.last().topics(); !slices.Equal(got, []string{"up"}) {
 			t.Errorf("subscribed to %q, want up", got)
+		}
+	})
+}
+
+// Where the file asks for it, a subscriber gets an empty message each time its subscription stands, also after the broker was away, and
+// the component inside knows nothing of the setting; elsewhere it gets none.
+func TestAnnouncesSubscriptions(t *testing.T) {
+	for asked, want := range map[string]int32{"true": 2, "false": 0, "": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{}
+			var seen map[string]string
+			c := beginWith(t, Broker{New: w.new, Prepare: func(props map[string]string) { seen = props }}, map[string]string{"url": "x", "announce": asked})
+			var told atomic.Int32
+			err := c.Subscribe(t.Context(), pubsub.SubscribeRequest{Topic: "down"}, func(_ context.Context, m *pubsub.NewMessage) error {
+				if m.Topic != "down" || len(m.Data) > 0 {
+					t.Errorf("told %+v", m)
+				}
+				told.Add(1)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(maxWait)
+			w.is(true)
+			for range deadAfter {
+				_ = publish(c)
+			}
+			time.Sleep(time.Minute)
+			w.is(false)
+			time.Sleep(2 * maxWait)
+			if n := told.Load(); n != want {
+				t.Errorf("announce %q: told %d times, want %d", asked, n, want)
+			}
+			if _, there := seen["announce"]; there {
+				t.Error("the component inside was handed the setting")
+			}
+		})
+	}
+}
+
+// Where the broker wants it each subscription has a component of its own, which is closed with the subscription and with the life; another
+// subscription of the same topic disturbs nobody.
+func TestSubscriptionsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		c := begin(t, Broker{New: w.new, Alone: true})
+		time.Sleep(maxWait)
+		first, end := context.WithCancel(t.Context())
+		for _, ctx := range []context.Context{first, t.Context(), t.Context()} {
+			if err := c.Subscribe(ctx, pubsub.SubscribeRequest{Topic: "t"}, handle); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if w.count() != 4 {
+			t.Fatalf("%d components for three subscriptions and what is published, want 4", w.count())
+		}
+		end()
+		synctest.Wait()
+		for i, want := range []bool{false, true, false, false} {
+			if got := w.made[i].closed.Load(); got != want {
+				t.Errorf("component %d closed: %t, want %t", i, got, want)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range w.made {
+			if !f.closed.Load() {
+				t.Errorf("component %d is left open", i)
+			}
 		}
 	})
 }
