@@ -27,7 +27,7 @@ func faults() []fault {
 	return []fault{
 		{name: "boot-without-broker", about: "agent and both sidecars start with no broker there", does: bootWithoutBroker},
 		{name: "broker-killed", about: "SIGKILL, started again after a while", does: brokerKilled},
-		{name: "broker-wiped", about: "killed, and started again with nothing of what it held", does: brokerWiped},
+		{name: "broker-wiped", about: "killed with frames in it that nobody has fetched, and started again with nothing of what it held", does: brokerWiped},
 		{name: "edge-sidecar-killed", about: "SIGKILL, started again after a while", does: edgeSidecarKilled},
 		{name: "cloud-sidecar-killed", about: "SIGKILL, started again after a while", does: cloudSidecarKilled},
 		{name: "agent-killed", about: "SIGKILL three times", does: agentKilled},
@@ -41,6 +41,15 @@ func faults() []fault {
 		{name: "network-cut", about: "the edge's network refuses and resets", does: networkCut},
 		{name: "network-silent", about: "the edge's network carries nothing and says nothing", does: networkSilent},
 		{name: "outbox-deleted", about: "control: what waits on the device is deleted, and must be found missing", control: true, does: outboxDeleted},
+	}
+}
+
+// deleteOnPublish is broker-wiped for an agent that takes the broker's word for
+// the cloud's.
+func deleteOnPublish() fault {
+	return fault{
+		name: "delete-on-publish", about: "control: broker-wiped with an agent that deletes what it published, and must be found out",
+		control: true, does: brokerWipedBelieved,
 	}
 }
 
@@ -83,10 +92,44 @@ func brokerKilled(ctx context.Context, c *course) (string, error) {
 }
 
 func brokerWiped(ctx context.Context, c *course) (string, error) {
-	if err := c.stack.Broker.Wipe(); err != nil {
+	return c.wipeUnread(ctx, func(stored, waiting uint64) bool { return waiting >= uint64(c.rate) })
+}
+
+// brokerWipedBelieved is sure that the agent has deleted messages whose frames
+// are in the broker alone.
+func brokerWipedBelieved(ctx context.Context, c *course) (string, error) {
+	return c.wipeUnread(ctx, func(stored, waiting uint64) bool { return stored >= uint64(c.rate)+waiting })
+}
+
+// wipeUnread stops the cloud's sidecar, so that frames stay in the broker, and
+// wipes that when there are enough: judged by the messages that the agent
+// acknowledged since and the records that wait on it.
+func (c *course) wipeUnread(ctx context.Context, enough func(stored, waiting uint64) bool) (string, error) {
+	s := c.stack
+	if err := s.Cloud.Sidecar.Kill(); err != nil {
 		return "", err
 	}
-	return "its data deleted", restart(ctx, c.stack.Broker.Process, time.Second, c.stack.BrokerReady)
+	log := c.fleets[len(c.fleets)-1].log
+	stored, waiting := uint64(0), uint64(0)
+	limit := time.Now().Add(catchUpLimit)
+	for before := log.Totals().Acknowledged; !enough(stored, waiting); {
+		if time.Now().After(limit) {
+			return "", fmt.Errorf("%d messages stored and %d records waiting %v after the cloud's sidecar ended", stored, waiting, catchUpLimit)
+		}
+		err := pause(ctx, 50*time.Millisecond)
+		if err != nil {
+			return "", err
+		}
+		if waiting, err = c.waiting(ctx); err != nil {
+			return "", err
+		}
+		stored = log.Totals().Acknowledged - before
+	}
+	if err := s.Broker.Wipe(); err != nil {
+		return "", err
+	}
+	err := restart(ctx, s.Broker.Process, time.Second, s.BrokerReady)
+	return fmt.Sprintf("its data deleted, %d messages after the last delivery", stored), errors.Join(err, s.Cloud.Sidecar.Start())
 }
 
 func edgeSidecarKilled(ctx context.Context, c *course) (string, error) {

@@ -20,6 +20,7 @@ type options struct {
 	rate     float64
 	sensors  int
 	parallel int
+	control  bool
 	long     bool
 	stock    bool
 	json     bool
@@ -50,10 +51,14 @@ Flags:
   --broker LIST     nats, mqtt (or mosquitto), redis, rabbitmq, kafka (default: all)
   --fault LIST      of the faults below (default: all but the control)
   --for DURATION    sensors publish at least this long in each fault (default 8s)
-  --rate N          messages a second, of all sensors together (default 200)
+  --rate N          messages a second, of all sensors together (default 225: 200 must be
+                    acknowledged whatever the fault)
   --sensors N       how many sensors publish, 1 to 100 (default 10)
-  --parallel N      brokers at a time (default 2)
-  --long            longer faults, such as a network cut of more than two minutes
+  --parallel N      brokers at a time (default 4)
+  --control=false   without the control: one more stack, whose agent deletes what it published
+                    (such an agent can only be built with the tag faults), and which must
+                    be found to have lost messages (default: with it, when all faults are run)
+  --long            longer faults, such as a network cut of five minutes
   --stock           with Dapr's own daprd (built with the tag stablecomponents, which takes
                     minutes) instead of ours, restarted one second after it ends by
                     itself; over mqtt, redis and rabbitmq, for it has no JetStream
@@ -75,6 +80,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.Float64Var(&o.rate, "rate", 225, "")
 	fs.IntVar(&o.sensors, "sensors", 10, "")
 	fs.IntVar(&o.parallel, "parallel", 4, "")
+	fs.BoolVar(&o.control, "control", true, "")
 	fs.BoolVar(&o.long, "long", false, "")
 	fs.BoolVar(&o.keep, "keep", false, "")
 	fs.BoolVar(&o.stock, "stock", false, "")
@@ -100,7 +106,7 @@ func parse(args []string, out io.Writer) (options, error) {
 // choose picks brokers and faults; an empty list is all of them.
 func (o *options) choose(brokers, names string) error {
 	o.brokers = broker.Kinds()
-	o.faults = slices.DeleteFunc(faults(), func(f fault) bool { return f.control })
+	o.faults = regular()
 	if brokers != "" {
 		o.brokers = nil
 		for name := range strings.SplitSeq(brokers, ",") {
@@ -115,7 +121,7 @@ func (o *options) choose(brokers, names string) error {
 	if names == "" {
 		return nil
 	}
-	o.faults = nil
+	o.faults, o.control = nil, false
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(faults(), func(f fault) bool { return f.name == name })
 		if i < 0 {
@@ -124,6 +130,11 @@ func (o *options) choose(brokers, names string) error {
 		o.faults = append(o.faults, faults()[i])
 	}
 	return nil
+}
+
+// regular are the faults that are run unless others are asked for.
+func regular() []fault {
+	return slices.DeleteFunc(faults(), func(f fault) bool { return f.control })
 }
 
 func (o options) validate() error {

@@ -22,6 +22,7 @@ type result struct {
 // brokerResult is all faults over one broker.
 type brokerResult struct {
 	Broker       string `json:"broker"`
+	Control      bool   `json:"control,omitempty"` // with an agent that must be found out
 	Passed       bool   `json:"passed"`
 	Skipped      string `json:"skipped,omitempty"` // why it was not run
 	Error        string `json:"error,omitempty"`   // why it ended early
@@ -121,15 +122,21 @@ func (r *row) judge(f fault, rate float64) {
 	}
 }
 
-// judge fills in what follows from the rows.
-func (r *result) judge() {
+// judge fills in what follows from the rows. Each broker must have carried least
+// messages.
+func (r *result) judge(least uint64) {
 	ran := false
 	r.Passed = true
 	for i := range r.Brokers {
 		b := &r.Brokers[i]
-		b.Passed = b.Error == ""
 		for _, row := range b.Rows {
 			b.Acknowledged += row.Acknowledged
+		}
+		if b.Error == "" && b.Skipped == "" && !b.Control && b.Acknowledged < least {
+			b.Error = fmt.Sprintf("only %d messages were acknowledged, want %d", b.Acknowledged, least)
+		}
+		b.Passed = b.Error == ""
+		for _, row := range b.Rows {
 			b.Passed = b.Passed && row.Passed
 		}
 		if b.Skipped == "" {
@@ -155,7 +162,9 @@ func report(r result) string {
 		case br.Skipped != "":
 			fmt.Fprintf(&b, "  %-9s SKIP: %s\n", br.Broker, br.Skipped)
 		case br.Error != "":
-			fmt.Fprintf(&b, "  %-9s ended early: %s\n", br.Broker, firstLine(br.Error))
+			fmt.Fprintf(&b, "  %-9s FAILED: %s\n", br.Broker, firstLine(br.Error))
+		case br.Control:
+			fmt.Fprintf(&b, "  %-9s the control: an agent that deletes on publish is found out\n", br.Broker)
 		default:
 			fmt.Fprintf(&b, "  %-9s %d faults, %s messages acknowledged\n", br.Broker, len(br.Rows), term.Count(br.Acknowledged))
 		}

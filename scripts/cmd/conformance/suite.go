@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 type suite struct {
 	options
 	screen   *term.Screen
+	agentEnv []string // of the agent, in addition
 	root     string
 	programs build.Paths
 }
@@ -46,7 +48,7 @@ func (s *suite) run(ctx context.Context) (result, error) {
 		return res, errors.Join(ctx.Err(), os.RemoveAll(dir))
 	}
 	res.Seconds = time.Since(begin).Seconds()
-	res.judge()
+	res.judge(s.enough())
 	s.screen.Print(report(res))
 	if s.keep || !res.Passed {
 		s.screen.Print(fmt.Sprintf("data and logs are kept in %s\n", dir))
@@ -62,9 +64,15 @@ var stockDaprd = build.Program{
 	Package: "github.com/dapr/dapr/cmd/daprd", Tags: "stablecomponents",
 }
 
+// faultyAgent is an agent that can be told to delete what it published.
+var faultyAgent = build.Program{Name: "edge-agent-faults", Dir: build.EdgeAgent.Dir, Package: build.EdgeAgent.Package, Tags: "faults"}
+
 // build compiles what the stack runs.
 func (s *suite) build(ctx context.Context) (err error) {
 	programs := stack.Programs()
+	if s.control {
+		programs = append(programs, faultyAgent)
+	}
 	if s.stock {
 		programs = append(programs, stockDaprd)
 	}
@@ -75,9 +83,22 @@ func (s *suite) build(ctx context.Context) (err error) {
 	return err
 }
 
-// over runs each broker, so many at a time.
+// enough is how many messages each broker must carry in the whole suite.
+func (s *suite) enough() uint64 {
+	if len(s.faults) < len(regular()) {
+		return 0
+	}
+	return 20_000
+}
+
+// over runs each broker, so many at a time, and beside the first ones the control.
 func (s *suite) over(ctx context.Context, dir string) []brokerResult {
 	results := make([]brokerResult, len(s.brokers))
+	var control brokerResult
+	var beside sync.WaitGroup
+	if s.control {
+		beside.Go(func() { control = s.convict(ctx, filepath.Join(dir, "control")) })
+	}
 	slots := make(chan struct{}, s.parallel)
 	var all sync.WaitGroup
 	for i, kind := range s.brokers {
@@ -88,7 +109,29 @@ func (s *suite) over(ctx context.Context, dir string) []brokerResult {
 		})
 	}
 	all.Wait()
+	beside.Wait()
+	if s.control {
+		results = append(results, control)
+	}
 	return results
+}
+
+// convict runs the control over the first broker that is installed: the whole
+// suite is worth nothing if an agent that deletes too early passes it.
+func (s *suite) convict(ctx context.Context, dir string) brokerResult {
+	c := *s
+	c.faults = []fault{deleteOnPublish()}
+	c.programs = maps.Clone(s.programs)
+	c.programs[build.EdgeAgent.Name] = s.programs[faultyAgent.Name]
+	c.agentEnv = []string{"HOLDFAST_FAULT_DELETE_ON=publish"}
+	var res brokerResult
+	for _, kind := range s.brokers {
+		if res = c.broker(ctx, kind, dir); res.Skipped == "" {
+			break
+		}
+	}
+	res.Control = true
+	return res
 }
 
 // broker runs every fault over one broker.
@@ -132,7 +175,7 @@ func (s *suite) start(ctx context.Context, kind broker.Kind, dir string) (*cours
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	o := stack.Options{Root: s.root, Dir: dir, Programs: s.programs, Agent: "conformance", Broker: kind, Exposed: true}
+	o := stack.Options{Root: s.root, Dir: dir, Programs: s.programs, Agent: "conformance", Broker: kind, Exposed: true, AgentEnv: s.agentEnv}
 	if s.stock {
 		o.Restart = time.Second
 		// It reads an absent variable as an empty word, which is no bool.
