@@ -18,6 +18,9 @@ import (
 const (
 	edgeNamespace  = "holdfast-edge"
 	cloudNamespace = "holdfast"
+	edgeOwner      = "daemonset/edge-agent"
+	edgeLabel      = "holdfast.dev/role"
+	edgeRole       = "edge"
 	mqttUser       = "sensors"
 	natsHost       = "nats.holdfast.svc"
 	natsURL        = "nats://" + natsHost + ":4222"
@@ -46,11 +49,12 @@ func (t *test) preflight(ctx context.Context) error {
 		return errors.New("Dapr's injector does not drop capabilities: helm upgrade dapr … --reuse-values --set dapr_sidecar_injector.sidecarDropALLCapabilities=true")
 	}
 	if t.node == "" {
-		t.node, err = kubectl(ctx, "get", "nodes", "-l", "holdfast.dev/role=edge", "-o", "jsonpath={.items[0].metadata.name}")
+		t.node, err = kubectl(ctx, "get", "nodes", "-l", edgeLabel+"="+edgeRole, "-o", "jsonpath={.items[0].metadata.name}")
 		if err != nil {
-			return errors.New("no node has the label holdfast.dev/role=edge")
+			return errors.New("no node has the label " + edgeLabel + "=" + edgeRole)
 		}
 	}
+	t.metrics = hasMetrics(ctx)
 	t.agent = strings.ReplaceAll(strings.ToLower(t.node), ".", "-")
 	t.nodeAddress, err = kubectl(ctx, "get", "node", t.node, "-o", "jsonpath={.status.addresses[?(@.type=='InternalIP')].address}")
 	return err
@@ -98,7 +102,7 @@ func (t *test) deployCloud(ctx context.Context) error {
 	}
 	for _, what := range []string{"statefulset/nats", "deployment/cloud-api"} {
 		if _, err := kubectl(ctx, "-n", cloudNamespace, "rollout", "status", what, "--timeout=180s"); err != nil {
-			return errors.Join(err, t.describe(ctx, cloudNamespace))
+			return errors.Join(err, describe(ctx, cloudNamespace))
 		}
 	}
 	return nil
@@ -111,7 +115,8 @@ func (t *test) half() string {
 	return "dev"
 }
 
-// cloudOverlay keeps the cloud's pods off the edge nodes, so that a cut lies between the two.
+// cloudOverlay keeps the cloud's pods off the edge nodes, so that a cut lies between the two, and does not wait five minutes for an autoscaler
+// that takes its time.
 const cloudOverlay = `resources: [BASE/cloud-api/kubernetes/overlays/%[2]s]
 images:
 - {name: ghcr.io/holdfast-edge/cloud-api, newTag: %[1]s}
@@ -127,6 +132,11 @@ patches:
     - op: replace
       path: /spec/template/metadata/annotations/dapr.io~1sidecar-image
       value: ghcr.io/holdfast-edge/daprd-edge:%[1]s
+- target: {kind: HorizontalPodAutoscaler}
+  patch: |-
+    - op: replace
+      path: /spec/behavior/scaleDown/stabilizationWindowSeconds
+      value: 15
 `
 
 func (t *test) deployEdge(ctx context.Context) error {
@@ -136,11 +146,12 @@ func (t *test) deployEdge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(t.password), bcrypt.MinCost)
+	components, err := t.edgeSecrets(ctx, token)
 	if err != nil {
 		return err
 	}
 	dir, err := t.overlay("edge", fmt.Sprintf(`resources: [BASE/k3s/overlays/pi]
+components: %[4]s
 images:
 - {name: ghcr.io/holdfast-edge/edge-agent, newTag: %[1]s}
 - {name: ghcr.io/holdfast-edge/daprd-edge, newTag: %[1]s}
@@ -162,22 +173,15 @@ patches:
     - op: replace
       path: /spec/hostPath/path
       value: %[3]s
-`, t.tag, t.node, t.data))
+`, t.tag, t.node, t.data, components))
 	if err != nil {
-		return err
-	}
-	t.users = usersSecret(string(hash))
-	if err := apply(ctx, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": edgeNamespace}},
-		t.users,
-		secret(edgeNamespace, "holdfast-nats", t.nats),
-		secret(edgeNamespace, "holdfast-enrol", map[string]string{"token": token})); err != nil {
 		return err
 	}
 	if _, err := kubectl(ctx, "apply", "-k", dir); err != nil {
 		return err
 	}
 	if err := t.edgeReady(ctx, 120*time.Second); err != nil {
-		return errors.Join(err, t.describe(ctx, edgeNamespace))
+		return errors.Join(err, describe(ctx, edgeNamespace))
 	}
 	return until(ctx, 2*time.Minute, "the cloud hears of the agent", func() error {
 		_, err := t.cloudAgent(ctx)
@@ -185,8 +189,26 @@ patches:
 	})
 }
 
-func usersSecret(hash string) object {
-	return secret(edgeNamespace, "holdfast-mqtt-users", map[string]string{"users": mqttUser + ":" + hash + "\n"})
+// edgeSecrets makes what the overlay has no business to hold, and names the components that it is deployed with.
+func (t *test) edgeSecrets(ctx context.Context, token string) (components string, err error) {
+	objects := []any{
+		object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": edgeNamespace}},
+		secret(edgeNamespace, "holdfast-nats", t.nats),
+		secret(edgeNamespace, "holdfast-enrol", map[string]string{"token": token}),
+	}
+	if t.mosquitto {
+		more, err := t.mosquittoSecrets()
+		if err != nil {
+			return "", err
+		}
+		return "[BASE/k3s/components/mosquitto]", apply(ctx, append(objects, more...)...)
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(t.password), bcrypt.MinCost)
+	if err != nil {
+		return "", err
+	}
+	t.users = secret(edgeNamespace, "holdfast-mqtt-users", map[string]string{"users": mqttUser + ":" + string(hash) + "\n"})
+	return "[]", apply(ctx, append(objects, t.users)...)
 }
 
 func (t *test) edgeReady(ctx context.Context, limit time.Duration) error {
@@ -213,7 +235,7 @@ func (t *test) overlay(name, text string) (string, error) {
 }
 
 // describe is what a person would look at when a pod does not come up.
-func (t *test) describe(ctx context.Context, namespace string) error {
+func describe(ctx context.Context, namespace string) error {
 	events, _ := kubectl(ctx, "-n", namespace, "get", "pods,events", "--sort-by=.metadata.creationTimestamp")
 	return errors.New("in " + namespace + ":\n" + events)
 }

@@ -11,6 +11,13 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/mqtt"
 )
 
+// What is wanted. The times hold for a machine that is not busy with something else, so a longer one is said and is no failure.
+const (
+	figureRate     = 1000            // readings a second
+	wantWorkingSet = 128 << 20       // bytes, of the agent and its sidecar together at that rate
+	wantStop       = 5 * time.Second // of the intake, during a rolling update of the agent
+)
+
 // acknowledges publishes one message of its own and tells how long it took until its PUBACK.
 func (t *test) acknowledges(ctx context.Context, limit time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -31,7 +38,7 @@ func (t *test) acknowledges(ctx context.Context, limit time.Duration) (time.Dura
 	return time.Since(begin), nil
 }
 
-// workingSet asks the edge node's kubelet what the agent's containers use.
+// workingSet asks the edge node's kubelet what the agent's containers use, and does not take more than is wanted.
 func (t *test) workingSet(ctx context.Context) (string, error) {
 	out, err := kubectl(ctx, "get", "--raw", "/api/v1/nodes/"+t.node+"/proxy/stats/summary")
 	if err != nil {
@@ -55,9 +62,13 @@ func (t *test) workingSet(ctx context.Context) (string, error) {
 		if p.Ref.Namespace != edgeNamespace {
 			continue
 		}
-		note := "working set"
+		note, sum := "working set", uint64(0)
 		for _, c := range p.Containers {
 			note += fmt.Sprintf(" %s %d MiB", c.Name, c.Memory.WorkingSet>>20)
+			sum += c.Memory.WorkingSet
+		}
+		if sum > wantWorkingSet {
+			return note, fmt.Errorf("more than %d MiB", wantWorkingSet>>20)
 		}
 		return note, nil
 	}

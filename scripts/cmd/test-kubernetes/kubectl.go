@@ -45,13 +45,25 @@ func shell(ctx context.Context, text, arg string) error {
 	return err
 }
 
+// patch merges changes into an object, as kubectl edit would.
+func patch(ctx context.Context, namespace, what string, change object) error {
+	text, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	_, err = kubectl(ctx, "-n", namespace, "patch", what, "--patch", string(text))
+	return err
+}
+
 // pod is what the test needs to know of one.
 type pod struct {
-	name  string
-	ip    string
-	ready bool
-	since time.Time // when it became ready
-	start time.Time // when its node took it on
+	name     string
+	ip       string
+	ready    bool
+	since    time.Time      // when it became ready
+	accepted time.Time      // when its node took it on
+	started  time.Time      // when the last of its containers started
+	restarts map[string]int // by container
 }
 
 func pods(ctx context.Context, namespace, app string) ([]pod, error) {
@@ -68,6 +80,15 @@ func pods(ctx context.Context, namespace, app string) ([]pod, error) {
 			Status struct {
 				PodIP      string    `json:"podIP"`
 				StartTime  time.Time `json:"startTime"`
+				Containers []struct {
+					Name     string `json:"name"`
+					Restarts int    `json:"restartCount"`
+					State    struct {
+						Running struct {
+							StartedAt time.Time `json:"startedAt"`
+						} `json:"running"`
+					} `json:"state"`
+				} `json:"containerStatuses"`
 				Conditions []struct {
 					Type   string    `json:"type"`
 					Status string    `json:"status"`
@@ -84,7 +105,13 @@ func pods(ctx context.Context, namespace, app string) ([]pod, error) {
 		if i.Metadata.DeletionTimestamp != nil {
 			continue
 		}
-		p := pod{name: i.Metadata.Name, ip: i.Status.PodIP, start: i.Status.StartTime}
+		p := pod{name: i.Metadata.Name, ip: i.Status.PodIP, accepted: i.Status.StartTime, restarts: map[string]int{}}
+		for _, c := range i.Status.Containers {
+			p.restarts[c.Name] = c.Restarts
+			if at := c.State.Running.StartedAt; at.After(p.started) {
+				p.started = at
+			}
+		}
 		for _, c := range i.Status.Conditions {
 			if c.Type == "Ready" && c.Status == "True" {
 				p.ready, p.since = true, c.Since

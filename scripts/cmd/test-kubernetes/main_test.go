@@ -42,10 +42,10 @@ func TestSkippedIsNotPassed(t *testing.T) {
 		if c.name != "cut" {
 			continue
 		}
-		if why := c.missing(options{cut: "x"}); !strings.Contains(why, "--heal") {
+		if why := c.missing(&test{options: options{cut: "x"}}); !strings.Contains(why, "--heal") {
 			t.Errorf("got %q, want the missing option", why)
 		}
-		if why := c.missing(options{cut: "x", heal: "y"}); why != "" {
+		if why := c.missing(&test{options: options{cut: "x", heal: "y"}}); why != "" {
 			t.Errorf("skipped although it could be played: %s", why)
 		}
 	}

@@ -22,12 +22,15 @@ type options struct {
 	start    string
 	fill     string
 	free     string
+	foreign  string
 	outage   time.Duration
 	sensors  int
 	rate     float64
 	only     []string
 	keep     bool
 	dsn      string
+
+	mosquitto bool
 }
 
 const about = `usage: scripts/test-kubernetes [options]
@@ -60,13 +63,15 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.StringVar(&o.tag, "tag", "dev", "`TAG` of our images")
 	fs.StringVar(&o.node, "node", "", "edge `NODE`; empty: the first one with the label")
 	fs.StringVar(&o.dsn, "production", "", "deploy overlays/production instead, over an empty PostgreSQL database: `DSN` as its pods reach it")
+	fs.BoolVar(&o.mosquitto, "mosquitto", false, "deploy k3s/components/mosquitto too, and publish to it: a PUBACK is then Mosquitto's")
 	fs.StringVar(&o.cut, "cut", "", "`COMMAND` that cuts the edge node off")
 	fs.StringVar(&o.heal, "heal", "", "`COMMAND` that ends the cut")
 	fs.StringVar(&o.kill, "kill", "", "`COMMAND` that cuts the edge node's power")
 	fs.StringVar(&o.start, "start", "", "`COMMAND` that gives it back")
 	fs.StringVar(&o.fill, "fill", "", "`COMMAND` that fills the outbox' disk")
 	fs.StringVar(&o.free, "free", "", "`COMMAND` that makes room again")
-	fs.DurationVar(&o.outage, "outage", 3*time.Minute, "how long the cut lasts")
+	fs.StringVar(&o.foreign, "foreign", "", "`IMAGE` of the agent for another processor than the edge node's, present there or in a registry")
+	fs.DurationVar(&o.outage, "outage", 30*time.Second, "how long the cut lasts")
 	fs.IntVar(&o.sensors, "sensors", 8, "MQTT connections")
 	fs.Float64Var(&o.rate, "rate", 200, "messages a second, of all sensors together")
 	fs.StringVar(&only, "only", "", "`CASES` to run, with commas between; empty: all")

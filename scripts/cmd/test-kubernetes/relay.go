@@ -74,11 +74,15 @@ func (r *relay) dial(ctx context.Context) (net.Conn, error) {
 	return nil, errors.New("nobody answers at " + strings.Join(addresses, ", "))
 }
 
-// mqttAddresses are where the agent of the node can be: its pod's own address, where this machine has a route to it, and the node's port.
+// mqttAddresses are where sensors of the node publish: the pod's own address, where this machine has a route to it, and the node's port.
 func (t *test) mqttAddresses(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	p, err := theOnly(ctx, edgeNamespace, "edge-agent")
+	app := "edge-agent"
+	if t.mosquitto {
+		app = "mosquitto"
+	}
+	p, err := theOnly(ctx, edgeNamespace, app)
 	if err != nil {
 		return nil, err
 	}

@@ -31,8 +31,10 @@ type test struct {
 	password    string            // of the sensors
 	users       object            // the Secret with the sensors' user
 	nats        map[string]string // what the edge's sidecar connects with
+	metrics     bool              // the cluster tells what pods use
 	relay       *relay
 	book        *oracle.Oracle // of the case that runs
+	prefix      string         // of its topics
 }
 
 // result is one line of the table.
@@ -83,7 +85,7 @@ func (t *test) run(ctx context.Context) (failed int, err error) {
 // one plays a case under load of its own and judges it.
 func (t *test) one(ctx context.Context, c testCase) (r result) {
 	r.name = c.name
-	if why := c.missing(t.options); why != "" {
+	if why := c.missing(t); why != "" {
 		r.skipped = why
 		return r
 	}
@@ -91,7 +93,7 @@ func (t *test) one(ctx context.Context, c testCase) (r result) {
 	load := t.newLoad(ctx, c)
 	pause(ctx, lead)
 	r.note, r.err = c.play(ctx, t)
-	r.err = errors.Join(r.err, t.catchUp(ctx, &r.verdict), load.catchUp(ctx))
+	r.err = errors.Join(r.err, t.catchUp(ctx, load, &r.verdict), load.catchUp(ctx))
 	pause(ctx, lead)
 	r.verdict.Expected = load.expected()
 	r.err = errors.Join(r.err, load.end(), t.judge(ctx, &r.verdict))
@@ -110,7 +112,8 @@ type load struct {
 }
 
 func (t *test) newLoad(ctx context.Context, c testCase) *load {
-	shape := sensors.Shape{Prefix: "test/" + c.name, Seed: rand.Uint64(), Size: c.size}
+	t.prefix = "test/" + c.name
+	shape := sensors.Shape{Prefix: t.prefix, Seed: rand.Uint64(), Size: c.size}
 	t.book = oracle.New(shape, t.sensors)
 	l := &load{book: t.book, rate: t.rate, begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
 	if c.rate > 0 {
@@ -150,15 +153,15 @@ func (l *load) end() error {
 }
 
 const (
-	lead        = 5 * time.Second // of undisturbed load before and after a fault
+	lead        = 3 * time.Second // of undisturbed load before and after a fault
 	settleLimit = 5 * time.Minute // for the backlog of a fault
 )
 
 // catchUp waits, while sensors go on, until less than a second's worth of readings is under way.
-func (t *test) catchUp(ctx context.Context, v *oracle.Verdict) error {
+func (t *test) catchUp(ctx context.Context, l *load, v *oracle.Verdict) error {
 	v.CaughtUpMS = -1
 	begin := time.Now()
-	err := t.onDevice(ctx, uint64(t.rate))
+	err := t.onDevice(ctx, uint64(l.rate))
 	if err == nil {
 		v.CaughtUp(time.Since(begin))
 	}
@@ -183,7 +186,9 @@ func (t *test) judge(ctx context.Context, v *oracle.Verdict) error {
 	var last oracle.Findings
 	missing := until(ctx, time.Minute, "everything acknowledged is there", func() error {
 		check := t.book.Check()
-		if err := t.api(ctx, func(ctx context.Context, c cloud.Client) error { return c.Readings(ctx, t.agent, check.Add) }); err != nil {
+		if err := t.api(ctx, func(ctx context.Context, c cloud.Client) error {
+			return c.ReadingsOf(ctx, t.agent, t.prefix+"/#", check.Add)
+		}); err != nil {
 			return err
 		}
 		if last = check.Findings(); last.Missing > 0 {
@@ -224,13 +229,6 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "Bearer "+string(b))
 	return http.DefaultTransport.RoundTrip(r)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 func (r result) passed() bool { return r.skipped == "" && r.err == nil && r.verdict.Passed }

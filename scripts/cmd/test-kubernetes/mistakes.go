@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// withoutSecret shows that nothing of the sidecar's is needed for an acknowledgement.
+func withoutSecret(ctx context.Context, t *test) (string, error) {
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-nats"); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	took, err := t.acknowledges(ctx, time.Minute)
+	if err != nil {
+		return "", err
+	}
+	if err := apply(ctx, secret(edgeNamespace, "holdfast-nats", t.nats)); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	_, err = settled(ctx, edgeNamespace, edgeOwner)
+	return fmt.Sprintf("a PUBACK without it %.1f s after the old pod was gone", took.Seconds()), err
+}
+
+// withoutUsers shows that a missing Secret that is needed keeps the pod waiting with an event that names it.
+func withoutUsers(ctx context.Context, t *test) (string, error) {
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-mqtt-users"); err != nil {
+		return "", err
+	}
+	if err := restartEdge(ctx); err != nil {
+		return "", err
+	}
+	said := t.says(ctx, `secret "holdfast-mqtt-users" not found`)
+	if err := apply(ctx, t.users); err != nil {
+		return "", err
+	}
+	// The kubelet tries again after up to two minutes; a new pod need not wait for that.
+	return "an event named it", errors.Join(said, restartEdge(ctx), t.edgeReady(ctx, 4*time.Minute))
+}
+
+// invalidConfig rolls out settings with a value that is none.
+func invalidConfig(ctx context.Context, t *test) (string, error) {
+	err := apply(ctx, object{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": object{"namespace": edgeNamespace, "name": "invalid"},
+		"data": object{"agent.yaml": "data: /var/lib/holdfast\noutbox:\n  full: explode\n"},
+	})
+	if err != nil {
+		return "", err
+	}
+	return t.mistake(ctx, object{"volumes": []any{object{"name": "config", "configMap": object{"name": "invalid"}}}}, "outbox.full")
+}
+
+// readOnly takes away what the agent cannot work without.
+func readOnly(ctx context.Context, t *test) (string, error) {
+	mount := object{"name": "data", "mountPath": "/var/lib/holdfast", "readOnly": true}
+	return t.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "volumeMounts": []any{mount}}}}, "read-only file system")
+}
+
+// foreignImage rolls out what the node's processor cannot run, or what the runtime does not take for it.
+func foreignImage(ctx context.Context, t *test) (string, error) {
+	return t.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "image": t.foreign}}},
+		"exec format error", "no match for platform")
+}
+
+// mistake rolls out a pod template with something wrong in it, and takes it back once words and the pod's state say so.
+func (t *test) mistake(ctx context.Context, podSpec object, words ...string) (note string, err error) {
+	if err := patch(ctx, edgeNamespace, edgeOwner, object{"spec": object{"template": object{"spec": podSpec}}}); err != nil {
+		return "", err
+	}
+	said := t.says(ctx, words...)
+	if p, err := theOnly(ctx, edgeNamespace, "edge-agent"); err == nil && p.ready {
+		said = errors.Join(said, errors.New("the pod is ready all the same"))
+	}
+	ctx = context.WithoutCancel(ctx)
+	if _, err := kubectl(ctx, "-n", edgeNamespace, "rollout", "undo", edgeOwner); err != nil {
+		return "", errors.Join(said, err)
+	}
+	_, err = settled(ctx, edgeNamespace, edgeOwner)
+	return fmt.Sprintf("told: %q", strings.Join(words, " or ")), errors.Join(said, err)
+}
+
+// says waits until the agent's log, its pod's state or an event holds one of the words.
+func (t *test) says(ctx context.Context, words ...string) error {
+	return until(ctx, 90*time.Second, "somebody says "+strings.Join(words, " or "), func() error {
+		var all strings.Builder
+		for _, args := range [][]string{
+			{"logs", "-l", "app.kubernetes.io/name=edge-agent", "-c", "edge-agent", "--tail=20"},
+			{"get", "pods", "-l", "app.kubernetes.io/name=edge-agent", "-o", "jsonpath={..message}"},
+			{"get", "events", "-o", "jsonpath={.items[*].message}"},
+		} {
+			out, _ := kubectl(ctx, append([]string{"-n", edgeNamespace}, args...)...) // a log that is not there yet is no fault
+			all.WriteString(out + "\n")
+		}
+		for _, w := range words {
+			if strings.Contains(all.String(), w) {
+				return nil
+			}
+		}
+		return errors.New("nobody does")
+	})
+}
+
+// unlabelled shows that a node without the label runs no agent, and that the data waits for it there.
+func unlabelled(ctx context.Context, t *test) (string, error) {
+	label := func(ctx context.Context, change string) error {
+		_, err := kubectl(ctx, "label", "node", t.node, change)
+		return err
+	}
+	if err := label(ctx, edgeLabel+"-"); err != nil {
+		return "", err
+	}
+	gone := until(ctx, time.Minute, "no pod on a node without the label", func() error {
+		out, err := kubectl(ctx, "-n", edgeNamespace, "get", edgeOwner, "-o", "jsonpath={.status.desiredNumberScheduled}")
+		if err == nil && out != "0" {
+			err = errors.New(out + " are desired")
+		}
+		ps, err2 := pods(ctx, edgeNamespace, "edge-agent")
+		if len(ps) > 0 {
+			err2 = errors.New("there is one still")
+		}
+		return errors.Join(err, err2)
+	})
+	if err := label(context.WithoutCancel(ctx), edgeLabel+"="+edgeRole); err != nil {
+		return "", errors.Join(gone, err)
+	}
+	return "0 desired meanwhile", errors.Join(gone, t.edgeReady(ctx, 4*time.Minute))
+}
