@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fillQueue fills an outbox with b.queue bytes of payload.
@@ -23,92 +25,106 @@ func (b *bench) fillQueue(dir string) error {
 	return errors.Join(fillBox(x, int(b.queue/payload)), x.stop())
 }
 
+// openings is how often a cold outbox is opened.
+const openings = 5
+
 // open measures how long a device with a backlog takes until it acknowledges.
-func (b *bench) open() error {
+func (b *bench) open() (err error) {
+	name := fmt.Sprintf("open with %.1f GB queued, cold: first acknowledgement", float64(b.queue)/1e9)
 	im, err := b.newImage(b.queue + b.queue/2 + 512<<20)
 	if errors.Is(err, errNoLoop) {
-		b.add("open with a backlog", 0, "", "", true, "not measured: "+err.Error())
+		b.skip(name, err.Error())
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, im.remove()) }()
 	dir := filepath.Join(im.at, "outbox")
+	b.screen.say("opening: filling with %d MiB", b.queue>>20)
 	if err := b.fillQueue(dir); err != nil {
-		return errors.Join(err, im.remove())
+		return err
 	}
-	var times []float64
-	var most int64
-	for range 5 {
-		if err := im.chill(); err != nil {
-			return err
-		}
-		before, _, err := im.bytes()
+	var seconds, megabytes []float64
+	for i := range openings {
+		b.screen.say("opening: %d of %d", i+1, openings)
+		s, read, err := openCold(im, dir)
 		if err != nil {
 			return err
 		}
-		start := time.Now()
-		x, err := openBox(dir, nil)
-		if err != nil {
-			return err
-		}
-		if _, err := x.Append(context.Background(), drafts(1)...); err != nil {
-			return err
-		}
-		times = append(times, time.Since(start).Seconds())
-		after, _, err := im.bytes()
-		if err = errors.Join(err, x.stop()); err != nil {
-			return err
-		}
-		most = max(most, after-before)
+		seconds, megabytes = append(seconds, s), append(megabytes, float64(read)/1e6)
 	}
-	t := median(times)
-	b.add(fmt.Sprintf("open with %.1f GB queued, cold: first acknowledgement", float64(b.queue)/1e9), t, "s", "≤ 1", t <= 1, "median of 5")
-	b.add("the same: read from the device", float64(most)/1e6, "MB", "≤ 128", most <= 128e6, "most of 5")
-	return im.remove()
+	b.add(name, seconds, "s", atMost(1), "")
+	b.add("the same: read from the device", megabytes, "MB", atMost(128), "")
+	return nil
 }
+
+// openCold returns how long it took until a record was durable, and what was read.
+func openCold(im *image, dir string) (seconds float64, read int64, err error) {
+	if err := im.chill(); err != nil {
+		return 0, 0, err
+	}
+	before, _, err := im.bytes()
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	x, err := openBox(dir, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, x.stop()) }()
+	if _, err := x.Append(context.Background(), drafts(1)...); err != nil {
+		return 0, 0, err
+	}
+	seconds = time.Since(start).Seconds()
+	after, _, err := im.bytes()
+	return seconds, after - before, err
+}
+
+// drainings is how often a backlog is drained on each side.
+const drainings = 3
 
 // memory measures what draining a backlog takes, in a process of its own, and how
 // much slower it is where memory is short.
-func (b *bench) memory() error {
+func (b *bench) memory() (err error) {
 	dir, err := b.fresh("queue")
 	if err != nil {
 		return err
 	}
+	b.screen.say("memory: filling with %d MiB", b.queue>>20)
 	if err := b.fillQueue(dir); err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	short := filepath.Join("/sys/fs/cgroup/memory", "holdfast-bench-"+strconv.Itoa(os.Getpid()))
+	nogroup := makeGroup(short, 64<<20)
+	if nogroup == nil {
+		defer func() { err = errors.Join(err, os.Remove(short)) }()
 	}
-	free, short := "", filepath.Join("/sys/fs/cgroup/memory", "holdfast-bench-"+strconv.Itoa(os.Getpid()))
-	var anon, maps int64
-	var tight []float64
-	var wide []float64
-	limited := makeGroup(short, 64<<20) == nil
-	for range 3 {
-		r, a, m, err := b.child(self, dir, free)
+	var anon, maps, wide, tight, slower []float64
+	for i := range drainings {
+		b.screen.say("memory: draining, round %d of %d", i+1, drainings)
+		r, err := b.child(dir, "")
 		if err != nil {
 			return err
 		}
-		wide, anon, maps = append(wide, r), max(anon, a), max(maps, m)
-		if limited {
-			if r, _, _, err = b.child(self, dir, short); err != nil {
-				return errors.Join(err, os.Remove(short))
-			}
-			tight = append(tight, r)
+		anon, maps, wide = append(anon, float64(r.anon)/1e6), append(maps, float64(r.maps)), append(wide, r.rate)
+		if nogroup != nil {
+			continue
 		}
+		if r, err = b.child(dir, short); err != nil {
+			return err
+		}
+		tight, slower = append(tight, r.rate), append(slower, 100*(1-r.rate/wide[i]))
 	}
-	b.add(fmt.Sprintf("draining %.1f GB: RssAnon at most", float64(b.queue)/1e9), float64(anon)/1e6, "MB", "≤ 24", anon <= 24e6, fmt.Sprintf("%.0f records/s", median(wide)))
-	b.add("the same: segments mapped at most", float64(maps), "files", "≤ 2", maps <= 2, "")
-	if !limited {
-		b.add("the same in a cgroup of 64 MiB", 0, "", "", true, "not measured: no memory cgroup (v1) to be had")
+	b.add(fmt.Sprintf("draining %.1f GB, cold: RssAnon at most", float64(b.queue)/1e9), anon, "MB", atMost(24), fmt.Sprintf("%.0f records/s", median(wide)))
+	b.add("the same: segments mapped at most", maps, "files", atMost(2), "")
+	if nogroup != nil {
+		b.skip("the same in a cgroup of 64 MiB", "no memory cgroup (v1) to be had: "+nogroup.Error())
 		return nil
 	}
-	slow := 1 - median(tight)/median(wide)
-	b.add("the same in a cgroup of 64 MiB: slower by", slow*100, "%", "≤ 20", slow <= 0.2, fmt.Sprintf("%.0f records/s", median(tight)))
-	return os.Remove(short)
+	b.add("the same in a cgroup of 64 MiB: slower by", slower, "%", atMost(20), fmt.Sprintf("%.0f records/s", median(tight)))
+	return nil
 }
 
 func makeGroup(dir string, limit int64) error {
@@ -122,18 +138,33 @@ func makeGroup(dir string, limit int64) error {
 	return nil
 }
 
-// child drains a copy-free outbox in a process of its own: every segment is kept,
-// and what it noted of receipts is put back afterwards.
-func (b *bench) child(self, dir, group string) (rate float64, anon, maps int64, err error) {
-	cmd := exec.Command(self, "drain-child", dir)
+// drained is what a draining process took.
+type drained struct {
+	rate float64 // records a second
+	anon int64   // bytes of anonymous memory at most, looked at 50 times a second
+	maps int64   // segments mapped at most
+}
+
+// child drains an outbox in a process of its own, in a memory cgroup if one is
+// given: nothing of it is in memory before, every segment is kept, and what was
+// noted of receipts is taken back afterwards.
+func (b *bench) child(dir, group string) (r drained, err error) {
+	if err := forget(dir); err != nil {
+		return r, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	cmd := exec.Command(self, drainCommand, dir)
 	if group != "" {
-		cmd = exec.Command("/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$1" drain-child "$2"`, group, self, dir)
+		cmd = exec.Command("/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$1" "$2" "$3"`, group, self, drainCommand, dir)
 	}
 	cmd.Stderr = os.Stderr
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
-		return 0, 0, 0, err
+		return r, err
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
@@ -144,12 +175,32 @@ func (b *bench) child(self, dir, group string) (rate float64, anon, maps int64, 
 			if err == nil {
 				_, err = fmt.Sscanf(out.String(), "%f %f", &n, &seconds)
 			}
-			return n / seconds, anon, maps, errors.Join(err, b.unreceipt(dir))
+			r.rate = n / seconds
+			return r, errors.Join(err, b.unreceipt(dir))
 		case <-time.After(20 * time.Millisecond):
 			a, m := look(cmd.Process.Pid, dir)
-			anon, maps = max(anon, a), max(maps, m)
+			r.anon, r.maps = max(r.anon, a), max(r.maps, m)
 		}
 	}
+}
+
+// forget has the kernel drop what it has in memory of the files of a folder: pages
+// that are there already are not charged to the cgroup that reads them.
+func forget(dir string) error {
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unreceipt removes the segments of the draining process itself, which alone say

@@ -56,21 +56,23 @@ func (b *bench) drain() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.stop()) }()
+	b.screen.say("draining: filling with %d records", b.records)
 	if err := fillBox(old, b.records); err != nil {
 		return err
 	}
+	b.screen.say("draining")
 	full := old.Stats()
 	start := time.Now()
 	n, err := drainBox(old)
 	if err != nil {
 		return err
 	}
-	b.add("drained: read and receipted", float64(n)/time.Since(start).Seconds(), "records/s", "", true, fmt.Sprintf("%d records, %d segments", n, full.Segments))
+	b.add("drained: read and receipted", []float64{float64(n) / time.Since(start).Seconds()}, "records/s", nil, fmt.Sprintf("%d records, %d segments", n, full.Segments))
 	segments := old.Stats().Segments
 	for deadline := time.Now().Add(5 * time.Second); segments > 2 && time.Now().Before(deadline); segments = old.Stats().Segments {
 		time.Sleep(10 * time.Millisecond)
 	}
-	b.add("segments left after draining", float64(segments), "files", "≤ 2", segments <= 2, fmt.Sprintf("%d MiB with what is set aside", old.Stats().Bytes>>20))
+	b.add("segments left after draining", []float64{float64(segments)}, "files", atMost(2), fmt.Sprintf("%d MiB with what is set aside", old.Stats().Bytes>>20))
 	return b.afterwards(old)
 }
 
@@ -85,13 +87,13 @@ func (b *bench) afterwards(old *box) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fresh.stop()) }()
-	x, y, ratio, err := b.compare(
+	err = b.beside("append after draining / fresh, batches of 256", atLeast(0.95),
 		func() (float64, error) { return appendFor(old, 256, b.length) },
 		func() (float64, error) { return appendFor(fresh, 256, b.length) })
 	if err != nil {
 		return err
 	}
-	b.add("append after draining / fresh, batches of 256", ratio, "×", "≥ 0.95", ratio >= 0.95, fmt.Sprintf("%.0f and %.0f records/s", x, y))
+	b.screen.say("bytes a record")
 	a, err := bytesARecord(old)
 	if err != nil {
 		return err
@@ -100,7 +102,7 @@ func (b *bench) afterwards(old *box) (err error) {
 	if err != nil {
 		return err
 	}
-	b.add("bytes a record after draining / fresh", a/c, "×", "≤ 1.1", a/c <= 1.1, fmt.Sprintf("%.1f and %.1f bytes", a, c))
+	b.add("bytes a record after draining / fresh", []float64{a / c}, "×", atMost(1.1), fmt.Sprintf("%.1f and %.1f bytes", a, c))
 	return nil
 }
 
@@ -117,6 +119,9 @@ func bytesARecord(x *box) (float64, error) {
 	after := x.Stats()
 	return float64(after.Unreceipted-before.Unreceipted) / n, nil
 }
+
+// drainCommand has this program drain the outbox in a folder and say how fast.
+const drainCommand = "drain-child"
 
 // drainChild drains the outbox in dir and says how fast.
 func drainChild(dir string) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -13,12 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// image is an ext4 file system of its own on a loop device, whose statistics say
-// what the device was really asked for: a process's own counters do not.
+// image is a file system on a loop device, whose statistics say what the device
+// was really asked for: a process's own counters do not.
 type image struct {
-	file string
+	file string // empty: somebody else's, which stays mounted
 	at   string
-	dev  string // loopN
+	stat string // where the statistics are
+}
+
+// loopMajor is the number of loop devices among block devices.
+const loopMajor = 7
+
+// deviceUnder returns the loop device that a folder lies on, if it lies on one.
+func deviceUnder(dir string) (*image, bool) {
+	var s unix.Stat_t
+	if err := unix.Stat(dir, &s); err != nil || unix.Major(s.Dev) != loopMajor {
+		return nil, false
+	}
+	return &image{at: dir, stat: fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(s.Dev), unix.Minor(s.Dev))}, true
 }
 
 // errNoLoop is why a figure could not be taken.
@@ -46,18 +57,12 @@ func (im *image) mount() error {
 	if out, err := exec.Command("mount", "-o", "loop,noatime", im.file, im.at).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: mount: %s", errNoLoop, out)
 	}
-	f, err := os.Open("/proc/self/mounts")
-	if err != nil {
-		return err
+	d, ok := deviceUnder(im.at)
+	if !ok {
+		return fmt.Errorf("%w: %s is not on one", errNoLoop, im.at)
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if fields := strings.Fields(s.Text()); len(fields) > 1 && fields[1] == im.at {
-			im.dev = filepath.Base(fields[0])
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: %s is not mounted", errNoLoop, im.at)
+	im.stat = d.stat
+	return nil
 }
 
 func (im *image) unmount() error {
@@ -67,7 +72,12 @@ func (im *image) unmount() error {
 	return nil
 }
 
-func (im *image) remove() error { return errors.Join(im.unmount(), os.Remove(im.file)) }
+func (im *image) remove() error {
+	if im.file == "" {
+		return nil
+	}
+	return errors.Join(im.unmount(), os.Remove(im.file))
+}
 
 // chill mounts it anew, with nothing of it in memory, neither as a file system nor
 // as the file behind it.
@@ -95,13 +105,13 @@ func (im *image) bytes() (read, written int64, err error) {
 	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil {
 		return 0, 0, err
 	}
-	data, err := os.ReadFile("/sys/block/" + im.dev + "/stat")
+	data, err := os.ReadFile(im.stat)
 	if err != nil {
 		return 0, 0, err
 	}
 	fields := strings.Fields(string(data))
 	if len(fields) < 7 {
-		return 0, 0, fmt.Errorf("statistics of %s: %q", im.dev, data)
+		return 0, 0, fmt.Errorf("%s: %q", im.stat, data)
 	}
 	r, err1 := strconv.ParseInt(fields[2], 10, 64)
 	w, err2 := strconv.ParseInt(fields[6], 10, 64)

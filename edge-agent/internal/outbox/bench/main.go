@@ -4,27 +4,43 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/pprof"
+	"slices"
 	"strings"
 	"time"
 )
 
-// figure is one result.
-type figure struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
-	Want  string  `json:"want,omitempty"`
-	OK    bool    `json:"ok"`
-	Note  string  `json:"note,omitempty"`
-}
+const help = `Usage: ./scripts/bench outbox [flags]
+
+Measures the outbox beside hashicorp/raft-wal and plain bbolt. Each part needs the
+machine to itself; parts that need root and a loop device say so when they have none.
+
+  append   records a second in batches of 64 and 1 024 beside raft-wal, and beside
+           two fdatasyncs of as many bytes with no database at all; 64 producers
+           beside a commit a message
+  device   bytes written to the device a byte of payload, also by default bbolt
+  drain    what a backlog of --records, drained, leaves behind
+  open     opening with --queue bytes queued and nothing in memory
+  memory   what draining --queue bytes takes, and how fast it is in 64 MiB
+
+Flags:
+  --dir FOLDER   measure the disk of this folder, which needs about 6 GB (default: the
+                 temporary folder). On a loop device its statistics are read; else a
+                 file system is made in a file there for what needs them
+  --only LIST    parts, separated by commas (default: all)
+  --rounds N     rounds that alternate between two sides (default 7): the median counts
+  --for DURATION length of a round (default 1s)
+  --records N    records to fill with before draining (default 2000000)
+  --queue BYTES  payload queued before opening (default 2147483648)
+  --json         print one JSON object, and the table on standard error
+  --profile FILE write a CPU profile of this process
+`
 
 // bench is a run: where it writes, how long it takes, what it found.
 type bench struct {
@@ -34,20 +50,11 @@ type bench struct {
 	records int   // for draining
 	queue   int64 // bytes, for opening
 	out     io.Writer
+	screen  progress
 	figures []figure
 }
 
-func (b *bench) add(name string, value float64, unit, want string, ok bool, note string) {
-	f := figure{name, value, unit, want, ok, note}
-	b.figures = append(b.figures, f)
-	mark := "  "
-	if !ok {
-		mark = "! "
-	}
-	fmt.Fprintf(b.out, "%s%-58s %12.3f %-10s %-10s %s\n", mark, name, value, unit, want, note)
-}
-
-var all = []struct {
+var parts = []struct {
 	name string
 	run  func(*bench) error
 }{
@@ -59,34 +66,41 @@ var all = []struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "drain-child" {
-		if err := drainChild(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
+	if len(os.Args) == 3 && os.Args[1] == drainCommand {
+		exit(drainChild(os.Args[2]))
 		return
 	}
-	err := run(os.Args[1:])
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case err != nil:
+	exit(run(os.Args[1:]))
+}
+
+func exit(err error) {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
 func run(args []string) (err error) {
-	b := &bench{out: os.Stdout}
+	b := &bench{out: os.Stdout, screen: newProgress(os.Stderr)}
 	f := flag.NewFlagSet("bench outbox", flag.ContinueOnError)
-	asJSON := f.Bool("json", false, "print one JSON object at the end, and the table on standard error")
-	dir := f.String("dir", os.TempDir(), "folder to measure in: its disk is what is measured; needs about 6 GB")
-	only := f.String("only", "", "comma-separated: append, device, drain, open, memory; all when empty")
-	f.IntVar(&b.rounds, "rounds", 7, "rounds that alternate between the two sides; their median counts")
-	f.DurationVar(&b.length, "for", time.Second, "length of a round")
-	f.IntVar(&b.records, "records", 2_000_000, "records to fill with before draining")
-	f.Int64Var(&b.queue, "queue", 2<<30, "bytes queued before opening")
+	f.Usage = func() { fmt.Fprint(os.Stderr, help) }
+	asJSON := f.Bool("json", false, "")
+	dir := f.String("dir", os.TempDir(), "")
+	only := f.String("only", "", "")
+	profile := f.String("profile", "", "")
+	f.IntVar(&b.rounds, "rounds", 7, "")
+	f.DurationVar(&b.length, "for", time.Second, "")
+	f.IntVar(&b.records, "records", 2_000_000, "")
+	f.Int64Var(&b.queue, "queue", 2<<30, "")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	if b.rounds < 1 || b.length <= 0 || b.records < 1 || b.queue < payload {
+		return errors.New("--rounds, --for, --records and --queue must be positive")
 	}
 	if *asJSON {
 		b.out = os.Stderr
@@ -95,34 +109,56 @@ func run(args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	for _, part := range all {
-		if *only != "" && !strings.Contains(","+*only+",", ","+part.name+",") {
+	if *profile != "" {
+		p, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		if err := pprof.StartCPUProfile(p); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	where := describe(b.dir)
+	fmt.Fprintln(b.out, where)
+	for i, part := range parts {
+		if !chosen[i] {
 			continue
 		}
 		if err := part.run(b); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
-	if !*asJSON {
-		return nil
+	if *asJSON {
+		return b.printJSON(os.Stdout, where)
 	}
-	e := json.NewEncoder(os.Stdout)
-	e.SetIndent("", "  ")
-	return e.Encode(map[string]any{
-		"go": runtime.Version(), "arch": runtime.GOARCH, "cpus": runtime.NumCPU(), "load": load(),
-		"at": time.Now().UTC().Format(time.RFC3339), "figures": b.figures,
-	})
+	return nil
 }
 
-// load is the machine's load average of the last minute: figures taken on a busy
-// machine say so.
-func load() string {
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
+// choose says which parts a list names; an empty one names all.
+func choose(list string) ([]bool, error) {
+	chosen := make([]bool, len(parts))
+	for i := range chosen {
+		chosen[i] = list == ""
 	}
-	one, _, _ := strings.Cut(string(b), " ")
-	return one
+	if list == "" {
+		return chosen, nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(parts, func(p struct {
+			name string
+			run  func(*bench) error
+		},
+		) bool {
+			return p.name == name
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("--only: %q is no part; see --help", name)
+		}
+		chosen[i] = true
+	}
+	return chosen, nil
 }
 
 // fresh returns an empty folder.
