@@ -21,6 +21,7 @@ type Program struct {
 	Dir     string // of its module, relative to the repository
 	Package string // to compile, as seen from there
 	Tags    string // build tags, separated by commas
+	Version string // that the program says it has; empty: its own idea
 }
 
 // The programs that a whole stack runs.
@@ -74,7 +75,11 @@ func (b Builder) Build(ctx context.Context, programs ...Program) (Paths, error) 
 func (b Builder) compile(ctx context.Context, p Program, to string) error {
 	// Version control is not stamped: it would link anew at every commit, and
 	// fail in a checkout that belongs to someone else.
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to}
+	flags := "-ldflags=-s -w"
+	if p.Version != "" {
+		flags += " -X main.version=" + p.Version
+	}
+	args := []string{"build", "-trimpath", "-buildvcs=false", flags, "-o", to}
 	if p.Tags != "" {
 		args = append(args, "-tags", p.Tags)
 	}

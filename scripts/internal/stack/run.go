@@ -117,18 +117,26 @@ func probe(ctx context.Context, url string) error {
 	return nil
 }
 
-// enrolmentToken lets the cloud make a token for an agent, which redeems it when
-// it starts.
+// enrolmentToken writes a token to where the agent will redeem it when it starts.
 func (s *Stack) enrolmentToken(ctx context.Context, agent string) error {
+	token, err := s.Token(ctx, agent)
+	if err != nil {
+		return err
+	}
+	return writeFile(s.tokenFile(agent), token)
+}
+
+// Token lets the cloud make an enrolment token for an agent: one line.
+func (s *Stack) Token(ctx context.Context, agent string) (string, error) {
 	cmd := exec.CommandContext(ctx, s.o.Programs[build.CloudAPI.Name], "token", "create",
 		"--config", s.cloudFile(0), "--agent", agent)
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
 	token, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("create enrolment token: %w: %s", err, complaint.Bytes())
+		return "", fmt.Errorf("create enrolment token: %w: %s", err, complaint.Bytes())
 	}
-	return writeFile(s.tokenFile(agent), string(token))
+	return string(token), nil
 }
 
 func (s *Stack) tokenFile(agent string) string {

@@ -33,6 +33,7 @@ type Options struct {
 	Programs build.Paths // of Programs
 	Agent    string      // the agent's id; empty: demo-pi
 	Broker   broker.Kind // zero: NATS
+	NoEdge   bool        // no device is started: it runs elsewhere
 	Exposed  bool        // the cloud's side can be disturbed too: Cloud.Receipts and Cloud.Door
 
 	// Restart is how soon a sidecar that ended by itself is started again; 0:
@@ -142,7 +143,11 @@ func (s *Stack) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, step := range []func(context.Context) error{s.startBroker, s.startCloud, s.startEdge} {
+	steps := []func(context.Context) error{s.startBroker, s.startCloud, s.startEdge}
+	if s.o.NoEdge {
+		steps = steps[:2]
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}
