@@ -120,3 +120,17 @@ func TestCertificates(t *testing.T) {
 		}
 	}
 }
+
+// A database outside is reached by a name inside; one that has a name keeps it.
+func TestDatabaseService(t *testing.T) {
+	inside, objects, err := databaseService("postgres://u:p@192.0.2.7:15432/d?sslmode=disable")
+	if err != nil || inside != "postgres://u:p@postgres.holdfast.svc:5432/d?sslmode=disable" || len(objects) != 2 {
+		t.Errorf("got %q, %d objects, %v", inside, len(objects), err)
+	}
+	if inside, objects, err = databaseService("postgres://u:p@db.example/d"); err != nil || inside != "postgres://u:p@db.example/d" || len(objects) != 0 {
+		t.Errorf("got %q, %d objects, %v", inside, len(objects), err)
+	}
+	if _, _, err := databaseService("host=db"); err == nil {
+		t.Error("a DSN that is no URL is taken")
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,11 +9,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
@@ -28,6 +33,10 @@ func (t *test) production(ctx context.Context) ([]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make signing keys: %w", err)
 	}
+	dsn, database, err := databaseService(t.dsn)
+	if err != nil {
+		return nil, err
+	}
 	cloudPassword, edgePassword := rand.Text(), rand.Text()
 	login := func(user, password string) map[string]string {
 		return map[string]string{
@@ -38,13 +47,48 @@ func (t *test) production(ctx context.Context) ([]any, error) {
 	t.nats = login(t.agent, edgePassword)
 	t.nats["HOLDFAST_NATS_INBOX"] = "_INBOX_" + t.agent
 	of := func(name string, values map[string]string) any { return secret(cloudNamespace, name, values) }
-	return []any{
+	return append(database,
 		of("holdfast-nats", login("cloud", cloudPassword)),
 		of("holdfast-nats-tls", tls),
 		of("holdfast-nats-accounts", map[string]string{"accounts.conf": fmt.Sprintf(accounts, cloudPassword, t.agent, edgePassword)}),
 		of("holdfast-keys", keys),
-		of("holdfast-postgres", map[string]string{"dsn": t.dsn}),
+		of("holdfast-postgres", map[string]string{"dsn": dsn}),
 		of("holdfast-dapr-app", map[string]string{"token": rand.Text()}),
+	), nil
+}
+
+// databaseService puts a database outside of the cluster behind a Service without a selector, as one would do with one's own, and returns the
+// DSN by that name. A host that is a name stays as it is.
+func databaseService(dsn string) (inside string, objects []any, err error) {
+	u, err := url.Parse(dsn)
+	if err != nil || u.Host == "" {
+		return "", nil, errors.New("--production: want postgres://USER:PASSWORD@HOST:PORT/DATABASE")
+	}
+	ip := net.ParseIP(u.Hostname())
+	if ip == nil {
+		return dsn, nil, nil
+	}
+	port, err := strconv.Atoi(cmp.Or(u.Port(), "5432"))
+	if err != nil {
+		return "", nil, fmt.Errorf("--production: port: %w", err)
+	}
+	family := "IPv4"
+	if ip.To4() == nil {
+		family = "IPv6"
+	}
+	u.Host = "postgres." + cloudNamespace + ".svc:5432"
+	meta := func(name string) object {
+		return object{"namespace": cloudNamespace, "name": name, "labels": object{"kubernetes.io/service-name": "postgres"}}
+	}
+	return u.String(), []any{
+		object{
+			"apiVersion": "v1", "kind": "Service", "metadata": meta("postgres"),
+			"spec": object{"ports": []any{object{"port": 5432, "targetPort": port}}},
+		},
+		object{
+			"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta("postgres-1"), "addressType": family,
+			"ports": []any{object{"port": port}}, "endpoints": []any{object{"addresses": []string{ip.String()}}},
+		},
 	}, nil
 }
 
