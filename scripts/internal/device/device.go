@@ -14,6 +14,7 @@ type Status struct {
 	Epoch   string // the current one
 	Waiting uint64 // records on its disk that no receipt covers
 	Mode    string // what the uplink is doing, in a word or two
+	Full    bool   // it takes no more messages
 }
 
 // Enrolled reports whether the agent knows a cloud to send to.
@@ -36,7 +37,7 @@ func Get(ctx context.Context, url string) (Status, error) {
 	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
 		return Status{}, fmt.Errorf("read agent status: %w", err)
 	}
-	s := Status{Epoch: page.Epoch}
+	s := Status{Epoch: page.Epoch, Full: page.failing("outbox")}
 	if err := page.fact("outbox", "records", &s.Waiting); err != nil {
 		return s, err
 	}
@@ -48,11 +49,21 @@ type page struct {
 	Epoch string `json:"epoch"`
 	Parts []struct {
 		Name  string `json:"name"`
+		State string `json:"state"`
 		Facts []struct {
 			Key   string          `json:"key"`
 			Value json.RawMessage `json:"value"`
 		} `json:"facts"`
 	} `json:"parts"`
+}
+
+func (p page) failing(part string) bool {
+	for _, pt := range p.Parts {
+		if pt.Name == part {
+			return pt.State == "failing"
+		}
+	}
+	return false
 }
 
 func (p page) fact(part, key string, into any) error {

@@ -201,6 +201,18 @@ func (c *Check) Findings() Findings {
 	return f
 }
 
+// Missing calls f with every message that is acknowledged and was not read back.
+func (c *Check) Missing(f func(sensor int, number uint64)) {
+	for sensor, t := range c.oracle.tracks {
+		t.mu.Lock()
+		missing := slices.Collect(t.acked.without(&c.stored[sensor]))
+		t.mu.Unlock()
+		for _, number := range missing {
+			f(sensor, number)
+		}
+	}
+}
+
 func (c *Check) example(format string, args ...any) { c.found.example(format, args...) }
 
 func (f *Findings) example(format string, args ...any) {
