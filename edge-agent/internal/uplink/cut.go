@@ -77,10 +77,11 @@ type frame struct {
 	asked []telemetry.Epoch // those of them whose state at the cloud is not known
 }
 
-// cutFrame encodes records of e from want.First on, in at most size bytes. It
-// returns errNothing when none of want is on the device, and errRoom when the
-// first record alone is larger than size, unless alone says that it may be.
-func (u *Uplink) cutFrame(ctx context.Context, e *epoch, want telemetry.Range, size int, alone bool) (frame, error) {
+// cutFrame encodes records of e from want.First on, in at most size bytes, or
+// most when a single record is larger than that. It returns errNothing when none
+// of want is on the device, and errRoom, with the frame, when the first record
+// alone is too large.
+func (u *Uplink) cutFrame(ctx context.Context, e *epoch, want telemetry.Range, size, most int) (frame, error) {
 	records := min(want.Len(), cutRecords, e.limitAt(want.First))
 	if want.Len() == 0 { // 1..MaxUint64 has no length that fits
 		records = min(cutRecords, e.limitAt(want.First))
@@ -106,12 +107,12 @@ func (u *Uplink) cutFrame(ctx context.Context, e *epoch, want telemetry.Range, s
 			return frame{}, fmt.Errorf("encode frame: %w", err)
 		}
 		u.cut.learn(len(f.data), recs)
-		if len(f.data) <= size || len(recs) == 1 && alone {
+		if len(f.data) <= size || len(recs) == 1 && len(f.data) <= most {
 			f.ended = ended
 			return f, nil
 		}
 		if len(recs) == 1 {
-			return frame{}, errRoom
+			return f, errRoom
 		}
 		fewer := len(recs) * size / len(f.data) * 9 / 10
 		recs, ended = recs[:max(fewer, 1)], false

@@ -46,7 +46,7 @@ func TestFramesFitTheSizeAskedFor(t *testing.T) {
 		at, frames := uint64(1), 0
 		for at < e.Durable {
 			size := 4<<10 + r.IntN(60<<10)
-			f, err := up.cutFrame(t.Context(), e, telemetry.Range{First: at, Last: e.Durable}, size, false)
+			f, err := up.cutFrame(t.Context(), e, telemetry.Range{First: at, Last: e.Durable}, size, size)
 			if err != nil {
 				t.Fatalf("noise %v, from %d: %v", noise, at, err)
 			}
@@ -71,10 +71,10 @@ func TestALargeRecordNeedsRoomOrSolitude(t *testing.T) {
 	}
 	w.box.append(telemetry.Record{Kind: telemetry.KindReading, Reading: &telemetry.Reading{Topic: "t", Payload: payload}})
 	want := telemetry.Range{First: 2, Last: 2}
-	if _, err := up.cutFrame(t.Context(), up.epochs.own(), want, 10_000, false); !errors.Is(err, errRoom) {
+	if _, err := up.cutFrame(t.Context(), up.epochs.own(), want, 10_000, 10_000); !errors.Is(err, errRoom) {
 		t.Errorf("in company: %v", err)
 	}
-	f, err := up.cutFrame(t.Context(), up.epochs.own(), want, 10_000, true)
+	f, err := up.cutFrame(t.Context(), up.epochs.own(), want, 10_000, telemetry.MaxFrame)
 	if err != nil || len(f.data) < len(payload) || len(f.data) > telemetry.MaxFrame {
 		t.Errorf("alone: %d bytes, %v", len(f.data), err)
 	}
@@ -88,10 +88,10 @@ func TestNothingIsCutOfWhatIsGone(t *testing.T) {
 	w.box.drop(w.box.own(), telemetry.Range{First: 5, Last: 9}, false)
 	up.look(time.Now())
 	e := up.epochs.own()
-	if _, err := up.cutFrame(t.Context(), e, telemetry.Range{First: 5, Last: 9}, 10_000, true); !errors.Is(err, errNothing) {
+	if _, err := up.cutFrame(t.Context(), e, telemetry.Range{First: 5, Last: 9}, 10_000, telemetry.MaxFrame); !errors.Is(err, errNothing) {
 		t.Errorf("a hole: %v", err)
 	}
-	f, err := up.cutFrame(t.Context(), e, telemetry.Range{First: 8, Last: 12}, 10_000, true)
+	f, err := up.cutFrame(t.Context(), e, telemetry.Range{First: 8, Last: 12}, 10_000, telemetry.MaxFrame)
 	if err != nil || f.seqs != (telemetry.Range{First: 10, Last: 12}) {
 		t.Errorf("half a hole: %v, %v", f.seqs, err)
 	}

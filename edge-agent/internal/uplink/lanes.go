@@ -34,8 +34,8 @@ func (u *Uplink) send(ctx context.Context, now time.Time) bool {
 	if u.mayNot(now) {
 		return false
 	}
-	if u.inFlight() == 0 {
-		u.yield = false
+	if busy := u.inFlight(); busy == 0 || u.limit(backlog)-busy >= u.need {
+		u.need = 0
 	}
 	if u.announce(ctx, now) {
 		return true
@@ -66,7 +66,8 @@ func (u *Uplink) sendLane(ctx context.Context, in lane, now time.Time) bool {
 	if f := u.oldest(in, func(f *flight) bool { return f.state == due }); f != nil {
 		return u.resend(ctx, f, false, now)
 	}
-	if u.yield {
+	if u.need > 0 {
+		u.full = true
 		return false
 	}
 	if in == live {
@@ -157,26 +158,30 @@ func (u *Uplink) newBacklog(ctx context.Context, now time.Time) bool {
 
 // newFrame cuts what fits into the window of the gap.
 func (u *Uplink) newFrame(ctx context.Context, e *epoch, g telemetry.Range, in lane) (frame, error) {
-	size, alone := u.budget(in)
+	size, most := u.budget(in)
 	if size == 0 {
 		u.full = true
 		return frame{}, errRoom
 	}
-	f, err := u.cutFrame(ctx, e, g, size, alone)
-	// A record larger than all that is free waits until nothing is in flight; were
-	// others to start meanwhile, it would wait for ever.
-	u.yield = u.yield || errors.Is(err, errRoom)
+	f, err := u.cutFrame(ctx, e, g, size, most)
+	if errors.Is(err, errRoom) {
+		// A record larger than all that is free waits until there is room; were
+		// others to start meanwhile, it would wait for ever. It is the window that
+		// keeps it back, which must grow for it.
+		u.full, u.need = true, len(f.data)
+	}
 	return f, err
 }
 
 // budget returns the size of the next new frame of a lane, 0 when there is no
-// room for one. alone says that nothing is in flight: one frame of whatever
-// size may then go, or a large record would never.
-func (u *Uplink) budget(in lane) (size int, alone bool) {
+// room for one, and how large a frame of a single record may be: all that is
+// free, or whatever it takes when nothing is in flight, or a large record would
+// never go.
+func (u *Uplink) budget(in lane) (size, most int) {
 	target := min(u.win.target(), max(int(u.win.limit())/pipeline, minTarget))
 	busy := u.inFlight()
 	if busy == 0 {
-		return target, true
+		return target, telemetry.MaxFrame
 	}
 	room := u.limit(in) - busy
 	least := target / 2
@@ -184,9 +189,9 @@ func (u *Uplink) budget(in lane) (size int, alone bool) {
 		least = min(least, minTarget/4)
 	}
 	if room < least {
-		return 0, false
+		return 0, 0
 	}
-	return min(room, target), false
+	return min(room, target), room
 }
 
 // limit returns the bytes that may be in flight when a lane sends.
@@ -250,7 +255,7 @@ func (u *Uplink) resend(ctx context.Context, fl *flight, counted bool, now time.
 		size = t // the link is slower than when it was cut
 	}
 	e := fl.epoch
-	f, err := u.cutFrame(ctx, e, fl.seqs, size, true)
+	f, err := u.cutFrame(ctx, e, fl.seqs, size, telemetry.MaxFrame)
 	if errors.Is(err, errNothing) {
 		e.remove(fl)
 		e.lost(fl.seqs)
@@ -283,7 +288,10 @@ func (u *Uplink) fits(in lane, size int) bool {
 	if busy == 0 || busy+size <= limit {
 		return true
 	}
-	u.full, u.yield = true, u.yield || size > limit
+	u.full = true
+	if size > limit {
+		u.need = size
+	}
 	return false
 }
 

@@ -60,7 +60,7 @@ func TestNothingLeavesBeforeEnrolment(t *testing.T) {
 		if w.calls > 0 {
 			t.Errorf("%d frames left", w.calls)
 		}
-		if err := w.up.HandleReceipt(nil); !errors.Is(err, ErrNotEnrolled) {
+		if err := w.up.HandleReceipt([]byte("receipt")); !errors.Is(err, ErrNotEnrolled) {
 			t.Errorf("receipt: %v", err)
 		}
 		s := w.up.Status()

@@ -121,7 +121,7 @@ type Uplink struct {
 	pace    pace
 
 	full        bool      // the window kept something back
-	yield       bool      // nothing new starts before a large frame went
+	need        int       // bytes that must be free before anything new starts, since a large record waits; 0: none does
 	more        bool      // the last live frame left something unread: no lingering
 	pausedUntil time.Time // after an error of the outbox
 

@@ -207,3 +207,25 @@ func TestProbeWhenTheBrokerIsBack(t *testing.T) {
 		}
 	})
 }
+
+// Records larger than the frames that the link is given travel side by side like
+// others: whatever the window was, it grows for them, and they do not wait for
+// each other's receipts.
+func TestLargeRecordsFillTheWindow(t *testing.T) {
+	for _, size := range []float64{minWindow, firstWindow, 100 << 10, 128 << 10, 256 << 10} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 12)
+			w.code.ratio = 1 // as payloads that are compressed already
+			w.tune = func(u *Uplink) { u.win.size = size }
+			w.run()
+			defer func() { w.stop() }()
+			began := time.Now()
+			w.box.readings(300, 64<<10)
+			w.settle(time.Minute)
+			// One after the other they would take 300 round trips of some 70 ms: 21 s.
+			if took := time.Since(began); took > 6*time.Second {
+				t.Errorf("from a window of %.0f KiB 300 records of 64 KiB took %s", size/1024, took)
+			}
+		})
+	}
+}
