@@ -30,10 +30,11 @@ const (
 	// slowest is the link, in bytes a second, over which a publish must still
 	// come through: a crowded 2G cell.
 	slowest = 8 << 10
-	// firstRetry and lastRetry bound the wait before a subscription is opened
-	// again. The sidecar is on this machine: trying costs next to nothing.
+	// firstRetry and lastRetry bound the wait before a connection or a
+	// subscription is opened again. The sidecar is on this machine: trying costs
+	// next to nothing, and receipts wait for it.
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	lastRetry  = 2 * time.Second
 	// stable is how long a subscription must have stood for the wait to start
 	// over.
 	stable = 30 * time.Second
@@ -84,7 +85,7 @@ func New(o Options) (*Client, error) {
 	conn, err := grpc.NewClient("passthrough:///"+o.Address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the sidecar is on this machine or in this pod
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		// A sidecar that hangs is found within 30 s while a stream is open.
@@ -169,7 +170,7 @@ func (c *Client) note(err error, good func()) {
 
 // Subscribe calls handler with every message on the topic, one at a time, until
 // ctx ends; only then it returns, with nil. It opens the subscription again, for
-// ever, with a wait that grows to 10 s. The handler's errors are logged: a
+// ever, with a wait that grows to 2 s. The handler's errors are logged: a
 // receipt that makes no sense makes none the second time either.
 func (c *Client) Subscribe(ctx context.Context, topic string, handler func([]byte) error) error {
 	wait := firstRetry
