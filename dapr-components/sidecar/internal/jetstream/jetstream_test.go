@@ -327,6 +327,24 @@ func start(t *testing.T, n *testbed.NATS, props map[string]string) *Component {
 	return c
 }
 
+// A server that keeps its connections open and says nothing is found dead within a minute, and found again when it answers.
+func TestFrozenServerIsFound(t *testing.T) {
+	if !testbed.Long() {
+		t.Skip("it takes up to a minute: HOLDFAST_TEST_LONG=1 runs it")
+	}
+	t.Parallel()
+	n := testbed.NewNATS(t).Start()
+	c := start(t, n, nil)
+	testbed.Eventually(t, 10*time.Second, "connected", func() bool { return c.Ping(t.Context()) == nil })
+	n.Freeze()
+	began := time.Now()
+	testbed.Eventually(t, time.Minute, "found dead", func() bool { return c.Ping(t.Context()) != nil })
+	t.Logf("found dead after %.1f s", time.Since(began).Seconds())
+	n.Kill()
+	n.Start()
+	testbed.Eventually(t, 30*time.Second, "connected again", func() bool { return c.Ping(t.Context()) == nil })
+}
+
 // Where the file asks for it, a subscriber gets an empty message when it stands on a connection, and one more for each connection after
 // that; elsewhere it gets none.
 func TestAnnouncesConnections(t *testing.T) {

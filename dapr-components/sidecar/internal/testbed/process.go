@@ -59,6 +59,14 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Freeze stops the program and its children where they are: their connections stay open and silent. Kill ends them all the same.
+func (p *Process) Freeze() {
+	p.t.Helper()
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGSTOP); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // Stop asks the program to end and waits for ten seconds.
 func (p *Process) Stop() {
 	p.t.Helper()
