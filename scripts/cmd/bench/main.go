@@ -17,8 +17,10 @@ const help = `Usage: ./scripts/bench WHAT [flags]
   way       the whole way: 10 000 messages/s of 200 bytes at QoS 1 through real
             programs into the cloud's database. Rates, latencies, memory, CPU time
             and the size of the agent's binary
-  outbox    the outbox alone: appending, reading, trimming (go test -bench)
-  uplink    the uplink alone: cutting frames and handling receipts (go test -bench)
+  outbox    the outbox alone, beside hashicorp/raft-wal and plain bbolt: rates, bytes
+            written to the device, memory, opening and draining a backlog
+  uplink    from the outbox to the receipt through two real sidecars: bytes on the
+            wire, a backlog of a million readings, what sidecars keep resident
   telemetry encoding and decoding of frames (go test -bench)
   store     the cloud's ingest and store alone (go test -bench)
 
@@ -33,8 +35,8 @@ type bench struct {
 
 var benches = []bench{
 	{"way", way},
-	{"outbox", goBench("edge-agent", "./internal/outbox/...")},
-	{"uplink", goBench("edge-agent", "./internal/uplink/...")},
+	{"outbox", outbox},
+	{"uplink", uplink},
 	{"telemetry", goBench("edge-agent/telemetry", "./...")},
 	{"store", goBench("cloud-api", "./...")},
 }

@@ -19,6 +19,7 @@ type Shape struct {
 	Prefix string // of the topics: PREFIX/s-007
 	Seed   uint64 // two fleets of different seeds never send equal payloads
 	Size   int    // payloads are padded to this many bytes; 0: as short as they come
+	Plain  bool   // JSON of about 118 bytes as devices send it, which compresses as such does; Size is not heeded
 }
 
 // Topic returns the topic of a sensor.
@@ -27,6 +28,9 @@ func (s Shape) Topic(sensor int) string { return fmt.Sprintf("%s/s-%03d", s.Pref
 // Payload returns the message that a sensor publishes under a number.
 func (s Shape) Payload(sensor int, number uint64) []byte {
 	noise := mix(s.Seed ^ mix(uint64(sensor)<<40^number))
+	if s.Plain {
+		return plain(sensor, number, noise)
+	}
 	// A slow wave with a little noise looks like a temperature on a page.
 	value := 20 + 5*math.Sin(float64(number)/200+float64(sensor)) + float64(noise%1000)/2000
 	b := make([]byte, 0, max(s.Size, 96))
@@ -37,6 +41,14 @@ func (s Shape) Payload(sensor int, number uint64) []byte {
 		b = append(b, '"')
 	}
 	return append(b, '}')
+}
+
+// plain is a reading of a device that measures slow things: a tenth of a degree
+// and of a per cent of noise on waves, and a battery that runs down.
+func plain(sensor int, number, noise uint64) []byte {
+	phase := float64(number)/300 + float64(sensor)
+	return fmt.Appendf(nil, `{"device":"bay-%02d","number":%d,"temperature":%.2f,"humidity":%.1f,"battery":%.3f,"status":"nominal","fw":"1.4.2"}`,
+		sensor, number, 20+5*math.Sin(phase)+float64(noise%10)/100, 50+10*math.Cos(phase)+float64(noise>>8%2)/10, 3.7-float64(number%100_000)/1e5)
 }
 
 // Recognise returns the sensor and the number that a message claims to have.
