@@ -280,29 +280,23 @@ func TestAskedForDuringQuarantine(t *testing.T) {
 	}
 }
 
-// Loss records for neighbouring ranges that became one are settled only when all
-// of them are receipted, and each is told again when it is lost.
-func TestMergedExplanationsNeedAllTheirRecords(t *testing.T) {
+// Loss records for neighbouring ranges stand each for itself: one that is not
+// receipted leaves its range unsettled, and one that is lost has it told again.
+func TestEachLossRecordStandsForItself(t *testing.T) {
 	box := still(t, Options{Dir: t.TempDir()})
 	box.mu.Lock()
 	defer box.mu.Unlock()
 	e, by := box.epochLocked(newEpochID(1)), box.current
 	e.last, by.last = 9, 20
 	for i, seqs := range []telemetry.Range{{First: 1, Last: 4}, {First: 5, Last: 9}} {
-		l := telemetry.Loss{Epoch: e.id, Seqs: seqs, Reason: telemetry.ReasonDropped}
-		e.explain(explanationOf(&l, by.id, uint64(10+i)))
-	}
-	if len(e.explained) != 1 {
-		t.Fatalf("%+v", e.explained)
-	}
-	for seq := uint64(10); seq <= 11; seq++ {
-		one := telemetry.Range{First: seq, Last: seq}
-		if out := box.recalledLocked(by, one, nil); len(out) != 1 {
-			t.Errorf("the loss of record %d has %+v told again", seq, out)
+		e.explain(explanation{seqs, telemetry.ReasonDropped, by.id, uint64(10 + i)})
+		one := telemetry.Range{First: uint64(10 + i), Last: uint64(10 + i)}
+		if out := box.recalledLocked(by, one, nil); len(out) != 1 || out[0].Seqs != seqs {
+			t.Errorf("the loss of record %d has %+v told again", one.First, out)
 		}
 	}
 	by.receipted = by.receipted.Add(telemetry.Range{First: 11, Last: 11})
-	if box.settleLocked(); len(e.receipted) > 0 {
+	if box.settleLocked(); e.receipted.Overlaps(telemetry.Range{First: 1, Last: 4}) || !e.receipted.Covers(telemetry.Range{First: 5, Last: 9}) {
 		t.Fatalf("settled by one record of two: %v", e.receipted)
 	}
 	by.receipted = by.receipted.Add(telemetry.Range{First: 10, Last: 10})

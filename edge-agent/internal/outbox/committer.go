@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/boltpage"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -171,16 +172,17 @@ func (o *Outbox) commitInside() error {
 	return err
 }
 
-// ownBatch is how many of the outbox's own records go into one commit: as many as
-// the smallest segment has room for.
-const ownBatch = 256
-
-// commitOwn commits the outbox's own records, at least once also if there are
-// none. They may use the room that readings may not. With an error it returns
-// those that are not durable.
+// commitOwn commits the outbox's own records, as many at a time as the smallest
+// segment has room for, and at least once also if there are none. They may use the
+// room that readings may not. With an error it returns those that are not durable.
 func (o *Outbox) commitOwn(items []item) (left []item, err error) {
 	for {
-		n := min(len(items), ownBatch)
+		n := min(len(items), 1)
+		for need := estimate(items[:n]); n < len(items); n++ {
+			if need += estimate(items[n:n+1]) - commitPages; need > minSegment {
+				break
+			}
+		}
 		if err := o.commit(items[:n], true); err != nil {
 			return items, err
 		}
@@ -201,13 +203,21 @@ func (o *Outbox) failInside(err error) {
 }
 
 // commit makes items durable and calls what waits for them. own says that they
-// are the outbox's own.
+// are the outbox's own. A segment that proves damaged under it is left behind, and
+// the next one taken; if that fails as well, it is not the card.
 func (o *Outbox) commit(items []item, own bool) error {
-	size := 0
-	for i := range items {
-		size += items[i].size
+	err := o.tryCommit(items, own)
+	if errors.Is(err, errPanic) {
+		err = o.tryCommit(items, own)
 	}
-	if err := o.makeFit(size, len(items), own); err != nil {
+	if errors.Is(err, errPanic) {
+		return fatal(err)
+	}
+	return err
+}
+
+func (o *Outbox) tryCommit(items []item, own bool) error {
+	if err := o.makeFit(estimate(items), own); err != nil {
 		return err
 	}
 	o.recs = o.recs[:0]
@@ -229,9 +239,10 @@ func (o *Outbox) commit(items []item, own bool) error {
 }
 
 // write commits records, and what is new of receipts, to the live segment, and
-// makes them visible. It returns errNoRoom when the disk was full after all:
-// the segment ends at what was durable before and is not written any more, so
-// that no page of it can hold another record under a number that is used again.
+// makes them visible. It returns errNoRoom when the disk was full after all, and
+// errPanic when a page that bbolt needs is damaged or cannot be read: the segment
+// ends at what was durable before and is not written any more, so that no page of
+// it can hold another record under a number that is used again.
 func (o *Outbox) write(recs []telemetry.Record) error {
 	l := o.live.live
 	o.watchClock(recs)
@@ -241,13 +252,21 @@ func (o *Outbox) write(recs []telemetry.Record) error {
 	states := o.takeStates()
 	start := time.Now()
 	used, err := l.commit([]part{{&h, recs}}, states)
-	if err != nil {
-		if noSpace(err) {
-			o.log.Warn("outbox: disk is full", "error", err)
-			undo()
-			o.markStates(states)
-			return errors.Join(errNoRoom, o.seal())
+	switch {
+	case noSpace(err):
+		o.log.Warn("outbox: disk is full", "error", err)
+		undo()
+		o.markStates(states)
+		return errors.Join(errNoRoom, o.seal())
+	case errors.Is(err, errPanic):
+		undo()
+		o.markStates(states)
+		o.condemn(o.live, err)
+		if serr := o.seal(); serr != nil {
+			return serr
 		}
+		return err
+	case err != nil:
 		return fatal(err)
 	}
 	l.head, o.last = h, time.Now()
@@ -262,10 +281,10 @@ func (o *Outbox) publish(recs []telemetry.Record, used int64) {
 	defer o.mu.Unlock()
 	o.live.live.used = used
 	r := o.live.runs[0]
-	for i := range recs {
-		r.seqs.Last = recs[i].Seq
-		o.stat.count(&recs[i])
+	if n := len(recs); n > 0 {
+		r.seqs.Last = recs[n-1].Seq
 	}
+	o.stat.count(recs)
 	o.current.last = max(o.current.last, r.seqs.Last)
 	o.wakeLocked()
 }
@@ -286,7 +305,7 @@ func (o *Outbox) explainAll(recs []telemetry.Record) (undo func()) {
 		if _, ok := before[e]; !ok {
 			before[e] = slices.Clone(e.explained)
 		}
-		e.explain(explanationOf(l, o.current.id, recs[i].Seq))
+		e.explain(explanation{l.Seqs, l.Reason, o.current.id, recs[i].Seq})
 	}
 	return func() {
 		o.mu.Lock()
@@ -339,17 +358,27 @@ func (o *Outbox) markStates(states []state) {
 	}
 }
 
-// estimate returns at most how many bytes a commit adds to a file: the blocks with
-// their keys, pages not filled, and the pages above them that are written anew.
-func estimate(size, records int) int64 {
-	return int64(size) + int64(size)/4 + int64(records)*8 + 48<<10
+// commitPages is what a commit adds to a file beyond its records, in bytes: the
+// leaf that it writes anew, and the pages above it.
+const commitPages = 48 << 10
+
+// estimate returns at most how many bytes a commit adds to a file.
+func estimate(items []item) int64 {
+	need := int64(commitPages)
+	for i := range items {
+		if size := int64(items[i].size); size > smallBlock {
+			need += size + 32 + boltpage.PageSize/2 // a block of its own; of two, less than a page is left unused
+		} else {
+			need += size + size/3
+		}
+	}
+	return need
 }
 
-// makeFit makes sure that the live segment has room for records of size bytes,
+// makeFit makes sure that the live segment has room for need bytes more,
 // and begins a new one if need be. It returns errNoRoom when there is none. A
 // single record that no segment has room for gets one to itself.
-func (o *Outbox) makeFit(size, records int, own bool) error {
-	need := estimate(size, records)
+func (o *Outbox) makeFit(need int64, own bool) error {
 	if o.live == nil {
 		if err := o.roll(true); err != nil {
 			return err

@@ -48,11 +48,8 @@ func (e *epoch) dirty() bool { return e.changes.dirty[e] }
 type explanation struct {
 	seqs   telemetry.Range
 	reason telemetry.Reason
-	by     telemetry.EpochRange // from the first to the last loss record that says so
-}
-
-func explanationOf(l *telemetry.Loss, by telemetry.Epoch, seq uint64) explanation {
-	return explanation{l.Seqs, l.Reason, telemetry.EpochRange{Epoch: by, Seqs: telemetry.Range{First: seq, Last: seq}}}
+	by     telemetry.Epoch // the loss record's own epoch and seq
+	seq    uint64
 }
 
 // pin is a range that the cloud asked for again. Only a receipt issued after
@@ -138,22 +135,14 @@ func (e *epoch) removeFile(f *segment) {
 	e.runs = keep
 }
 
-// explain notes that a durable loss record gives seqs up.
+// explain notes that a durable loss record gives seqs up. Each record stands for
+// itself: there are as many as are on the disk, and those of neighbouring ranges
+// become one when they are carried forward.
 func (e *epoch) explain(x explanation) {
 	e.touch()
 	e.explained = slices.DeleteFunc(e.explained, func(y explanation) bool {
 		return y.seqs.First >= x.seqs.First && y.seqs.Last <= x.seqs.Last // told once more
 	})
-	for i := range e.explained {
-		// Neighbours with one reason become one, or a device that drops for a year
-		// would remember every drop.
-		y := &e.explained[i]
-		if y.reason == x.reason && y.by.Epoch == x.by.Epoch && y.seqs.Last+1 == x.seqs.First {
-			y.seqs.Last = x.seqs.Last
-			y.by.Seqs = telemetry.Range{First: min(y.by.Seqs.First, x.by.Seqs.First), Last: max(y.by.Seqs.Last, x.by.Seqs.Last)}
-			return
-		}
-	}
 	e.explained = append(e.explained, x)
 }
 
@@ -166,10 +155,10 @@ func (e *epoch) unreceipt(r telemetry.Range, after time.Time) {
 }
 
 // settle turns explanations whose loss records were receipted into receipted ranges.
-func (e *epoch) settle(receipted func(telemetry.EpochRange) bool) {
+func (e *epoch) settle(receipted func(by telemetry.Epoch, seq uint64) bool) {
 	keep := e.explained[:0]
 	for _, x := range e.explained {
-		if receipted(x.by) {
+		if receipted(x.by, x.seq) {
 			e.receipted = e.receipted.Add(x.seqs)
 			e.touch()
 		} else {
@@ -193,7 +182,7 @@ func (e *epoch) encodeState() []byte {
 	b = binary.AppendUvarint(b, uint64(len(e.explained)))
 	for _, x := range e.explained {
 		b = append(appendRange(b, x.seqs), byte(x.reason))
-		b = appendRange(appendEpoch(b, x.by.Epoch), x.by.Seqs)
+		b = binary.AppendUvarint(appendEpoch(b, x.by), x.seq)
 	}
 	b = binary.AppendUvarint(b, uint64(len(e.pins)))
 	for _, p := range e.pins {
@@ -234,8 +223,7 @@ func (e *epoch) decodeState(b []byte) error {
 	}
 	var explained []explanation
 	for n := d.uvarint(); n > 0 && !d.bad; n-- {
-		x := explanation{seqs: d.seqs(), reason: telemetry.Reason(d.byte())}
-		x.by = telemetry.EpochRange{Epoch: d.epoch(), Seqs: d.seqs()}
+		x := explanation{seqs: d.seqs(), reason: telemetry.Reason(d.byte()), by: d.epoch(), seq: d.uvarint()}
 		explained = append(explained, x)
 	}
 	var pins []pin

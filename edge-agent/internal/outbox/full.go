@@ -170,7 +170,7 @@ func (o *Outbox) retryFull() (time.Duration, error) {
 	if !full {
 		return 0, nil
 	}
-	err := o.makeFit(batchBytes/16, 1, false)
+	err := o.makeFit(batchBytes/16+commitPages, false)
 	if errors.Is(err, errNoRoom) {
 		return o.noteFull(), nil
 	}

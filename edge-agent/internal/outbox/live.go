@@ -28,10 +28,11 @@ type live struct {
 
 // writer appends records to a bbolt file.
 type writer struct {
-	db    *bolt.DB
-	pack  bool
-	dict  dictionary
-	arena []byte // the blocks of one transaction; bbolt refers to it until that ended
+	db     *bolt.DB
+	pack   bool
+	broken bool // bbolt panicked over it
+	dict   dictionary
+	arena  []byte // the blocks of one transaction; bbolt refers to it until that ended
 }
 
 // errPanic is a panic of bbolt's, or a fault on a page that it mapped.
@@ -95,8 +96,8 @@ func reserve(path string, size int64, keepSize bool) error {
 }
 
 // put adds records of one epoch to the file within tx, in blocks. h is the head
-// of their run; it is brought up to date and written.
-func (w *writer) put(tx *bolt.Tx, h *head, recs []telemetry.Record) error {
+// of their run; it is brought up to date and written. limit is how large blocks grow.
+func (w *writer) put(tx *bolt.Tx, h *head, recs []telemetry.Record, limit int) error {
 	records, err := tx.CreateBucketIfNotExists(bucketRecords)
 	if err != nil {
 		return err
@@ -104,7 +105,7 @@ func (w *writer) put(tx *bolt.Tx, h *head, recs []telemetry.Record) error {
 	records.FillPercent = 1 // keys only ever ascend: a full page stays full
 	pre := prefix(h.Epoch, w.pack)
 	for len(recs) > 0 {
-		n, block := w.block(h, recs)
+		n, block := w.block(h, recs, limit)
 		if err := records.Put(recordKey(pre, recs[0].Seq), block); err != nil {
 			return err
 		}
@@ -114,20 +115,20 @@ func (w *writer) put(tx *bolt.Tx, h *head, recs []telemetry.Record) error {
 }
 
 // block encodes the next block and returns how many records are in it.
-func (w *writer) block(h *head, recs []telemetry.Record) (n int, block []byte) {
+func (w *writer) block(h *head, recs []telemetry.Record, limit int) (n int, block []byte) {
 	from := len(w.arena)
 	var at telemetry.Instant
 	for n < len(recs) {
 		rec := &recs[n]
 		before, topic := len(w.arena), uint64(0)
-		if n > 0 && before-from+recordSize(rec) > blockBytes+64 {
+		if n > 0 && before-from+recordSize(rec) > limit+64 {
 			break // cannot fit, and need not be encoded to see it
 		}
 		if rec.Reading != nil {
 			topic = w.dict.id(rec.Reading.Topic)
 		}
 		w.arena = appendRecord(w.arena, h.Epoch, rec, at, topic)
-		if n > 0 && len(w.arena)-from > blockBytes {
+		if n > 0 && len(w.arena)-from > limit {
 			w.arena = w.arena[:before]
 			break
 		}
@@ -209,19 +210,24 @@ type part struct {
 
 // commit writes records and states in one transaction. What it returns nil for is
 // on the disk. An error for which noSpace is true means that nothing was changed.
+// After errPanic the file must not be used any more.
 func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 	w.arena = w.arena[:0]
 	err = guard(func() error {
-		return w.db.Update(func(tx *bolt.Tx) error {
-			for _, p := range parts {
-				if err := errors.Join(w.put(tx, p.head, p.recs), w.putLosses(tx, p.head.Epoch, p.recs)); err != nil {
-					return err
-				}
-			}
-			return errors.Join(w.putTopics(tx), putStates(tx, states))
-		})
+		tx, err := w.db.Begin(true)
+		if err != nil {
+			return err
+		}
+		if err := w.fill(tx, parts, states); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		return tx.Commit()
 	})
 	if err != nil {
+		// After a panic the transaction is left as it is: to roll back, bbolt would
+		// read every page of the file in a goroutine of its own, where a second
+		// panic would end the process.
+		w.broken = errors.Is(err, errPanic)
 		return 0, err
 	}
 	if cap(w.arena) > maxArena {
@@ -231,6 +237,32 @@ func (w *writer) commit(parts []part, states []state) (used int64, err error) {
 		return w.db.View(func(tx *bolt.Tx) error { used = tx.Size(); return nil })
 	})
 	return used, err
+}
+
+// fill puts records and states into a transaction.
+func (w *writer) fill(tx *bolt.Tx, parts []part, states []state) error {
+	size := 0
+	for _, p := range parts {
+		for i := range p.recs {
+			size += recordSize(&p.recs[i])
+		}
+	}
+	limit := blockBytes(size)
+	for _, p := range parts {
+		if err := errors.Join(w.put(tx, p.head, p.recs, limit), w.putLosses(tx, p.head.Epoch, p.recs)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.putTopics(tx), putStates(tx, states))
+}
+
+// close closes the file, unless a panic left bbolt's locks held: then it stays
+// open until the process ends.
+func (w *writer) close() error {
+	if w.broken {
+		return nil
+	}
+	return guard(w.db.Close)
 }
 
 // maxArena is what is kept of the room for blocks between commits, in bytes.
@@ -265,24 +297,7 @@ func (l *live) view(fn func(*reader) error) error {
 }
 
 func (l *live) close() error {
-	return errors.Join(closeBolt(l.db), l.file.Close())
-}
-
-// closePatience is how long closing a bbolt file may take: nothing is written then.
-const closePatience = 5 * time.Second
-
-// closeBolt closes a bbolt file. A fault within one of its transactions can leave a
-// lock of bbolt's held for ever; then it gives up waiting, and the file stays open
-// until the process ends, which such a fault is about to bring on.
-func closeBolt(db *bolt.DB) error {
-	done := make(chan error, 1)
-	go func() { done <- guard(db.Close) }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(closePatience):
-		return fmt.Errorf("%w: it does not close", errPanic)
-	}
+	return errors.Join(l.writer.close(), l.file.Close())
 }
 
 // birth makes a segment for run h, with first in it: under a temporary name,
@@ -325,7 +340,7 @@ func (o *Outbox) bear(temp string, limit int64, h *head, first []telemetry.Recor
 	l := &live{writer: writer{db: db}, limit: limit}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeBolt(db))
+			err = errors.Join(err, l.writer.close())
 		}
 	}()
 	// The file gets its whole size at once, or bbolt would sync every time it grows it.

@@ -166,7 +166,7 @@ func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.
 func (o *Outbox) recalledLocked(e *epoch, seqs telemetry.Range, read []*telemetry.Loss) (out []*telemetry.Loss) {
 	for _, about := range o.order {
 		for _, x := range about.explained {
-			if x.by.Epoch == e.id && x.by.Seqs.First <= seqs.Last && x.by.Seqs.Last >= seqs.First && !coveredBy(read, about.id, x.seqs) {
+			if x.by == e.id && x.seq >= seqs.First && x.seq <= seqs.Last && !coveredBy(read, about.id, x.seqs) {
 				out = append(out, &telemetry.Loss{Epoch: about.id, Seqs: x.seqs, Reason: x.reason, Count: x.seqs.Len()})
 			}
 		}

@@ -311,7 +311,7 @@ func (o *Outbox) recollect() error {
 			for _, r := range f.runs {
 				err := eachLoss(rd, r, r.seqs, func(seq uint64, l *telemetry.Loss) {
 					if l.Seqs.Len() > 0 {
-						o.epochLocked(l.Epoch).explain(explanationOf(l, r.epoch.id, seq))
+						o.epochLocked(l.Epoch).explain(explanation{l.Seqs, l.Reason, r.epoch.id, seq})
 					}
 				})
 				if err != nil {

@@ -246,7 +246,7 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 			return p.db.View(func(tx *bolt.Tx) error { used = tx.Size(); return nil })
 		})
 	}
-	err = errors.Join(err, closeBolt(p.db))
+	err = errors.Join(err, p.close())
 	if err != nil || len(p.runs) == 0 {
 		if noSpace(err) {
 			err = errors.Join(errNoRoom, err)

@@ -170,7 +170,7 @@ func (o *Outbox) recall(told []savedLoss) {
 	defer o.mu.Unlock()
 	for _, s := range told {
 		if e := o.epochs[s.by]; e != nil && e.present().Covers(telemetry.Range{First: s.seq, Last: s.seq}) {
-			o.epochLocked(s.loss.Epoch).explain(explanationOf(s.loss, s.by, s.seq))
+			o.epochLocked(s.loss.Epoch).explain(explanation{s.loss.Seqs, s.loss.Reason, s.by, s.seq})
 		}
 	}
 }

@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -57,6 +58,7 @@ type queue struct {
 
 	mu      sync.Mutex
 	items   []item
+	spare   []item // the room of items that were taken off, to be used again
 	bytes   int64
 	room    chan struct{} // closed when there is room again, or no more hope of it
 	stopped error         // nothing is taken any more
@@ -91,7 +93,7 @@ func (o *Outbox) Submit(ctx context.Context, d Draft, done func(seq uint64, err 
 // become it.
 func (o *Outbox) Append(ctx context.Context, drafts ...Draft) (last uint64, err error) {
 	w := &waiter{left: len(drafts), all: make(chan struct{})}
-	items := make([]item, len(drafts))
+	items, done := make([]item, len(drafts)), w.done
 	var at telemetry.Instant
 	for i, d := range drafts {
 		if d.At == (telemetry.Instant{}) {
@@ -104,7 +106,7 @@ func (o *Outbox) Append(ctx context.Context, drafts ...Draft) (last uint64, err 
 		if err != nil {
 			return 0, err
 		}
-		items[i] = item{rec: rec, size: recordSize(&rec), done: w.done}
+		items[i] = item{rec: rec, size: recordSize(&rec), done: done}
 	}
 	if len(items) == 0 {
 		return 0, nil
@@ -180,6 +182,9 @@ func (q *queue) tryPut(items []item) (n int, room <-chan struct{}, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer q.signal()
+	if q.items = slices.Grow(q.items, min(len(items), q.maxRecords)); len(q.items) == 0 && cap(q.items) <= keptItems {
+		q.spare = q.items
+	}
 	for ; n < len(items); n++ {
 		it := &items[n]
 		switch {
@@ -236,10 +241,13 @@ func (q *queue) drop(n int) {
 	clear(q.items[:n])
 	q.items = q.items[n:]
 	if len(q.items) == 0 {
-		q.items, q.hurry = nil, false
+		q.items, q.hurry = q.spare, false
 	}
 	q.freeLocked()
 }
+
+// keptItems bounds the room that an empty queue keeps, in drafts.
+const keptItems = 2048
 
 func (q *queue) freeLocked() {
 	if q.blocked > 0 {
@@ -263,7 +271,7 @@ func (q *queue) stop(err error) {
 func (q *queue) fail(err error) {
 	q.mu.Lock()
 	items := q.items
-	q.items, q.bytes, q.hurry = nil, 0, false
+	q.items, q.spare, q.bytes, q.hurry = nil, nil, 0, false
 	q.freeLocked()
 	q.mu.Unlock()
 	for _, it := range items {

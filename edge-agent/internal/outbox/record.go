@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
-// A block is the value of one bbolt key: a few records in a row, the key is the
+// A block is the value of one bbolt key: some records in a row, the key is the
 // seq of the first. Several records a key cost bbolt half the time and three
 // quarters of its overhead of one a key.
 //
@@ -24,10 +24,28 @@ import (
 // wrong place are found out, as is a damaged dictionary. Δ is against the record
 // before in the block (zigzag varint).
 
-// blockBytes is how large a block grows unless one record alone is larger: four
-// of them and their keys fill a page, and bbolt never splits a leaf of four keys
-// or fewer, so a commit rewrites one page at most of what was there.
-const blockBytes = 996
+// Blocks of a small commit are such that four of them with their keys fill a page:
+// bbolt never splits a leaf of four keys or fewer, so the next commit rewrites one
+// page at most of what was there. In larger commits that matters less, and larger
+// blocks leave less room unused and make fewer writes: of the next size two fill a
+// page, of the largest two fill four pages, which bbolt writes in one.
+const (
+	smallBlock  = 996
+	mediumBlock = 2016
+	largeBlock  = 8160
+)
+
+// blockBytes is how large blocks of a commit of so many bytes grow, unless one
+// record alone is larger.
+func blockBytes(commit int) int {
+	switch {
+	case commit < 48<<10:
+		return smallBlock
+	case commit < 160<<10:
+		return mediumBlock
+	}
+	return largeBlock
+}
 
 const (
 	flagKind     = 0x07
@@ -58,18 +76,18 @@ func appendRecord(block []byte, e telemetry.Epoch, rec *telemetry.Record, before
 	n += binary.PutVarint(head[n:], int64(rec.At.Boot-before.Boot))
 	n += binary.PutVarint(head[n:], rec.At.Wall-before.Wall)
 	if r := rec.Reading; r != nil {
-		var name []byte
+		var ref [2 * binary.MaxVarintLen64]byte
+		m, name := binary.PutUvarint(ref[:], topic), ""
 		if topic == 0 {
-			name = append(binary.AppendUvarint(nil, uint64(len(r.Topic))), r.Topic...)
+			m, name = m+binary.PutUvarint(ref[m:], uint64(len(r.Topic))), r.Topic
 		}
-		ref := binary.AppendUvarint(nil, topic)
 		binary.LittleEndian.PutUint32(head[:], readingSum(e, rec, flags))
-		block = binary.AppendUvarint(block, uint64(n+len(ref)+len(name)+len(r.Payload)))
-		block = append(append(append(block, head[:n]...), ref...), name...)
+		block = binary.AppendUvarint(block, uint64(n+m+len(name)+len(r.Payload)))
+		block = append(append(append(block, head[:n]...), ref[:m]...), name...)
 		return append(block, r.Payload...)
 	}
 	content := appendContent(nil, rec)
-	binary.LittleEndian.PutUint32(head[:], crc32.Update(identitySum(e, rec, flags), castagnoli, content))
+	binary.LittleEndian.PutUint32(head[:], contentSum(e, rec, flags, content))
 	block = binary.AppendUvarint(block, uint64(n+len(content)))
 	return append(append(block, head[:n]...), content...)
 }
@@ -88,24 +106,22 @@ func recordFlags(rec *telemetry.Record) byte {
 	return f
 }
 
-// identitySum is the checksum of who a record is and when it was.
-func identitySum(e telemetry.Epoch, rec *telemetry.Record, flags byte) uint32 {
+// appendIdentity appends who a record is and when it was.
+func appendIdentity(b []byte, e telemetry.Epoch, rec *telemetry.Record, flags byte) []byte {
+	b = binary.BigEndian.AppendUint64(appendEpoch(b, e), rec.Seq)
+	b = binary.BigEndian.AppendUint64(b, uint64(rec.At.Boot))
+	return append(binary.BigEndian.AppendUint64(b, uint64(rec.At.Wall)), flags)
+}
+
+func contentSum(e telemetry.Epoch, rec *telemetry.Record, flags byte, content []byte) uint32 {
 	var b [41]byte
-	binary.BigEndian.PutUint64(b[0:], e.Ordinal)
-	copy(b[8:], e.ID[:])
-	binary.BigEndian.PutUint64(b[16:], rec.Seq)
-	binary.BigEndian.PutUint64(b[24:], uint64(rec.At.Boot))
-	binary.BigEndian.PutUint64(b[32:], uint64(rec.At.Wall))
-	b[40] = flags
-	return crc32.Checksum(b[:], castagnoli)
+	return crc32.Update(crc32.Checksum(appendIdentity(b[:0], e, rec, flags), castagnoli), castagnoli, content)
 }
 
 func readingSum(e telemetry.Epoch, rec *telemetry.Record, flags byte) uint32 {
-	var n [binary.MaxVarintLen64]byte
-	sum := identitySum(e, rec, flags)
-	sum = crc32.Update(sum, castagnoli, n[:binary.PutUvarint(n[:], uint64(len(rec.Reading.Topic)))])
-	sum = crc32.Update(sum, castagnoli, []byte(rec.Reading.Topic))
-	return crc32.Update(sum, castagnoli, rec.Reading.Payload)
+	var b [160]byte // of most topics too: a checksum in few pieces is quicker
+	head := appendText(appendIdentity(b[:0], e, rec, flags), rec.Reading.Topic)
+	return crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, rec.Reading.Payload)
 }
 
 // recordSize returns at least what a record takes in a block, in bytes.
@@ -172,7 +188,7 @@ func decodeRecord(e telemetry.Epoch, seq uint64, before telemetry.Instant, body 
 		}
 		return rec, nil
 	}
-	if crc32.Update(identitySum(e, &rec, flags), castagnoli, d.b) != sum {
+	if contentSum(e, &rec, flags, d.b) != sum {
 		return rec, damaged("seq %d: checksum", seq)
 	}
 	return rec, d.content(&rec)

@@ -169,7 +169,7 @@ func TestHeadAndStateRoundTrip(t *testing.T) {
 	if got := decodeTrailer(encodeTrailer(heads)); !reflect.DeepEqual(got, heads) {
 		t.Fatalf("trailer: %+v", got)
 	}
-	e := &epoch{id: testEpoch, last: 90, receipted: ranges.Set{{First: 1, Last: 5}, {First: 9, Last: 12}}, explained: []explanation{{seqs: telemetry.Range{First: 6, Last: 8}, reason: telemetry.ReasonDropped, by: telemetry.EpochRange{Epoch: testEpoch, Seqs: telemetry.Range{First: 44, Last: 45}}}}, pins: []pin{{seqs: telemetry.Range{First: 7, Last: 7}, after: time.Unix(9, 1).UTC()}, {seqs: telemetry.Range{First: 2, Last: 3}}}}
+	e := &epoch{id: testEpoch, last: 90, receipted: ranges.Set{{First: 1, Last: 5}, {First: 9, Last: 12}}, explained: []explanation{{seqs: telemetry.Range{First: 6, Last: 8}, reason: telemetry.ReasonDropped, by: testEpoch, seq: 44}}, pins: []pin{{seqs: telemetry.Range{First: 7, Last: 7}, after: time.Unix(9, 1).UTC()}, {seqs: telemetry.Range{First: 2, Last: 3}}}}
 	got := &epoch{id: testEpoch}
 	if err := got.decodeState(e.encodeState()); err != nil || !reflect.DeepEqual(got, e) {
 		t.Fatalf("%v: %+v", err, got)

@@ -23,19 +23,24 @@ type counters struct {
 	rate             rate
 }
 
-func (c *counters) count(rec *telemetry.Record) {
-	c.appended++
-	switch {
-	case rec.Reading != nil:
-		c.readings++
-		n := len(rec.Reading.Topic) + len(rec.Reading.Payload)
-		c.appendedBytes += uint64(n)
-		c.rate.add(time.Now(), float64(n+recordOverhead))
-	case rec.Loss != nil:
-		if c.lost == nil {
-			c.lost = map[telemetry.Reason]uint64{}
+func (c *counters) count(recs []telemetry.Record) {
+	c.appended += uint64(len(recs))
+	readings, size := 0, 0
+	for i := range recs {
+		rec := &recs[i]
+		switch {
+		case rec.Reading != nil:
+			readings, size = readings+1, size+len(rec.Reading.Topic)+len(rec.Reading.Payload)
+		case rec.Loss != nil:
+			if c.lost == nil {
+				c.lost = map[telemetry.Reason]uint64{}
+			}
+			c.lost[rec.Loss.Reason] += rec.Loss.Count
 		}
-		c.lost[rec.Loss.Reason] += rec.Loss.Count
+	}
+	if readings > 0 {
+		c.readings, c.appendedBytes = c.readings+uint64(readings), c.appendedBytes+uint64(size)
+		c.rate.add(time.Now(), float64(size+readings*recordOverhead))
 	}
 }
 

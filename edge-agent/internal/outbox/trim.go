@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 
@@ -99,9 +98,9 @@ func (e *epoch) receipt(s ranges.Set) {
 }
 
 func (o *Outbox) settleLocked() {
-	receipted := func(by telemetry.EpochRange) bool {
-		e := o.epochs[by.Epoch]
-		return e == nil || e.receipted.Covers(by.Seqs)
+	receipted := func(by telemetry.Epoch, seq uint64) bool {
+		e := o.epochs[by]
+		return e == nil || e.receipted.Covers(telemetry.Range{First: seq, Last: seq})
 	}
 	for _, e := range o.order {
 		if len(e.explained) > 0 {
@@ -147,18 +146,11 @@ func (o *Outbox) Again(id telemetry.Epoch, seqs telemetry.Range) error {
 	return nil
 }
 
-// toldLocked reports whether the loss records behind x are on the device, or on
-// their way to its disk.
+// toldLocked reports whether the loss record behind x is on the device, or on its
+// way to the disk.
 func (o *Outbox) toldLocked(x explanation) bool {
-	e := o.epochs[x.by.Epoch]
-	if e == nil {
-		return false
-	}
-	there := e.present()
-	if e == o.current {
-		there = there.Add(telemetry.Range{First: e.last + 1, Last: math.MaxUint64})
-	}
-	return there.Covers(x.by.Seqs)
+	e := o.epochs[x.by]
+	return e != nil && (e.present().Covers(telemetry.Range{First: x.seq, Last: x.seq}) || e == o.current && x.seq > e.last)
 }
 
 // answersLocked returns the loss records for what was asked for again and is gone.
