@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/clock"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/config"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/dapr"
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/drill"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/intake"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/status"
@@ -54,6 +55,8 @@ type Agent struct {
 	server  *intake.Server     // nil when it does not listen
 	broker  *intake.Subscriber // nil when there is none
 	status  *status.Server
+	gate    *drill.Gate    // between uplink and sidecar
+	drill   *drill.Control // nil where no socket can be
 
 	closers []func() error // in reverse
 }
@@ -67,7 +70,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a.started = a.clock.Now()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, open := range []func() error{a.openKeys, a.openOutbox, a.openUplink, a.openIntake, a.openStatus} {
+	for _, open := range []func() error{a.openKeys, a.openOutbox, a.openUplink, a.openIntake, a.openStatus, a.openDrill} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, a.close())
 		}
@@ -142,8 +145,9 @@ func (a *Agent) openUplink() error {
 		return err
 	}
 	a.onClose(a.sidecar.Close)
+	a.gate = &drill.Gate{Publisher: a.sidecar}
 	a.uplink, err = uplink.New(uplink.Options{
-		Agent: a.config.Agent, Key: a.key, Root: a.roots.Root, Outbox: a.outbox, Publisher: a.sidecar,
+		Agent: a.config.Agent, Key: a.key, Root: a.roots.Root, Outbox: a.outbox, Publisher: a.gate,
 		Now: a.clock.Now, Trusted: a.trusted, MaxWindow: int64(c.MaxWindow), IdleInterval: c.IdleInterval.D(),
 		Logger: a.log, Registerer: a.metrics,
 	})
@@ -197,7 +201,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	back := []part{
 		{"uplink", a.uplink.Run},
 		{"receipts", func(ctx context.Context) error {
-			return a.sidecar.Subscribe(ctx, uplink.DownTopic(a.config.Agent), a.uplink.HandleReceipt)
+			return a.sidecar.Subscribe(ctx, uplink.DownTopic(a.config.Agent), a.receipt)
 		}},
 		{"clock", (&clock.Anchors{Clock: a.clock, Recorder: store{a.outbox}, Logger: a.log}).Run},
 		{"enrolment", a.roots.Run},
@@ -205,6 +209,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if c := a.config.Enrol; c.URL != "" {
 		e := &enroller{dir: a.config.Data, agent: a.config.Agent, url: c.URL, tokenFile: c.TokenFile, log: a.log}
 		back = append(back, part{"enroller", e.Run})
+	}
+	if a.drill != nil {
+		back = append(back, part{"drill", a.drill.Run})
 	}
 	base := []part{{"outbox", a.outbox.Run}, {"status", a.status.Run}}
 	err := errors.Join(runStages(ctx, front, back, base), a.close())

@@ -54,6 +54,7 @@ func commands() []command {
 		{"enroll", "[--config FILE] --url URL --token TOKEN", "make the agent known to a cloud (see enroll --help)", enroll},
 		{"outbox", "stats|verify|export [--config FILE | --dir DIR]", "look into an outbox that no agent uses", outbox},
 		{"user", "add --file FILE NAME", "let an MQTT client in; the password is read from standard input", user},
+		{"drill", "[--config FILE] | verify [--config FILE] REPORT", "prove with the running agent that what it stores arrives", drillOrVerify},
 		{"version", "", "print the version", version},
 	}
 }

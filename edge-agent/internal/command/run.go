@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -45,7 +46,21 @@ func run(ctx context.Context, e *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return a.Run(ctx)
+	err = a.Run(ctx)
+	if errors.Is(err, agent.ErrRestart) && ctx.Err() == nil {
+		return restart()
+	}
+	return err
+}
+
+// restart becomes the same program anew, with the same process id: whoever
+// supervises it sees no end.
+func restart() error {
+	self, err := os.Executable()
+	if err == nil {
+		err = syscall.Exec(self, os.Args, os.Environ())
+	}
+	return fmt.Errorf("restart for a drill: %w", err)
 }
 
 func newLogger(w io.Writer, c config.Log) *slog.Logger {
