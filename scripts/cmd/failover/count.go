@@ -44,14 +44,23 @@ func (r *round) count(ctx context.Context, res *roundResult) error {
 
 // compare fills in what the cloud has now.
 func (r *round) compare(ctx context.Context, res *roundResult) error {
+	res.tally = tally{}
+	lost, err := r.ledger(ctx, res)
+	if err != nil {
+		return err
+	}
 	checks := make([]*oracle.Check, len(r.fleets))
 	for i, f := range r.fleets {
 		checks[i] = f.log.Check()
 	}
 	var toDB histogram.Histogram
-	seen := seqs{}
-	err := r.stack.Client().Readings(ctx, r.stack.Edge.ID, func(reading cloud.Reading) error {
-		seen.add(reading.Epoch, reading.Seq)
+	err = r.stack.Client().Readings(ctx, r.stack.Edge.ID, func(reading cloud.Reading) error {
+		for _, l := range lost[reading.Epoch] {
+			if l.First <= reading.Seq && reading.Seq <= l.Last {
+				res.FalseGaps++
+				res.example("the ledger calls %s seq %d lost (%s), but it is there", reading.Epoch, reading.Seq, l.Reason)
+			}
+		}
 		for _, check := range checks {
 			_ = check.Add(reading) // it never fails
 		}
@@ -63,14 +72,16 @@ func (r *round) compare(ctx context.Context, res *roundResult) error {
 	if err != nil {
 		return err
 	}
-	res.tally = tally{}
+	for i := range res.Faults {
+		res.Faults[i].Missing = 0
+	}
 	for i, check := range checks {
 		res.add(check.Findings(), r.fleets[i])
 		check.Missing(func(sensor int, number uint64) { r.blame(res, r.fleets[i].Due(sensor, number)) })
 	}
 	res.ToDatabase, res.ToPuback = quantilesOf(&toDB), quantilesOf(&r.calm.puback)
 	res.AgentMemory = r.memory.of("edge-agent")
-	return r.ledger(ctx, res, seen)
+	return nil
 }
 
 // online returns how late a reading came to the database, if nothing happened
@@ -89,7 +100,8 @@ func (r *round) online(reading cloud.Reading) (time.Duration, bool) {
 // blame counts a message that is missing at the fault during which it was due.
 func (r *round) blame(res *roundResult, due time.Time) {
 	at := -1
-	for i, f := range res.Faults {
+	for i := range res.Faults {
+		f := &res.Faults[i]
 		if due.Before(f.Begin) {
 			break
 		}
@@ -100,23 +112,22 @@ func (r *round) blame(res *roundResult, due time.Time) {
 	}
 }
 
-// ledger compares what the cloud says of each number with what it gave back.
-func (r *round) ledger(ctx context.Context, res *roundResult, seen seqs) error {
+// ledger fills in what the cloud says of each number, and returns what it calls
+// lost, by epoch.
+func (r *round) ledger(ctx context.Context, res *roundResult) (map[string][]cloud.Loss, error) {
 	agent, err := r.stack.Client().Agent(ctx, r.stack.Edge.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	epochs, err := r.stack.Client().Ledger(ctx, r.stack.Edge.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	res.Unexplained, res.Lost, res.Epochs = agent.Unexplained, agent.Lost, len(epochs)
+	lost := map[string][]cloud.Loss{}
 	for _, e := range epochs {
+		lost[e.Epoch] = e.Lost
 		for _, l := range e.Lost {
-			for n := range seen.within(e.Epoch, l.Range) {
-				res.FalseGaps++
-				res.example("the ledger calls %s seq %d lost (%s), but it is there", e.Epoch, n, l.Reason)
-			}
 			res.example("the ledger calls %s seq %d to %d lost: %s", e.Epoch, l.First, l.Last, l.Reason)
 		}
 		for _, u := range e.Unexplained {
@@ -128,28 +139,7 @@ func (r *round) ledger(ctx context.Context, res *roundResult, seen seqs) error {
 			res.example("alarm hole, %d times: %s %s", a.Count, a.Epoch, a.Detail)
 		}
 	}
-	return nil
-}
-
-// seqs are the numbers that were read back, by epoch.
-type seqs map[string]map[uint64]struct{}
-
-func (s seqs) add(epoch string, seq uint64) {
-	if s[epoch] == nil {
-		s[epoch] = map[uint64]struct{}{}
-	}
-	s[epoch][seq] = struct{}{}
-}
-
-// within yields those of a range.
-func (s seqs) within(epoch string, r cloud.Range) func(func(uint64) bool) {
-	return func(yield func(uint64) bool) {
-		for n := range s[epoch] {
-			if n >= r.First && n <= r.Last && !yield(n) {
-				return
-			}
-		}
-	}
+	return lost, nil
 }
 
 func (t *tally) example(format string, args ...any) {

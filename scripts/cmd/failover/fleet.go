@@ -24,13 +24,18 @@ type fleet struct {
 	done  chan error
 }
 
-// launch lets a fleet publish until its end.
+// launch lets a fleet publish until its end, whose messages are counted.
 func (r *round) launch(ctx context.Context, name, addr string, l faults.Load) *fleet {
 	// No two fleets of a round have the same topics.
-	shape := sensors.Shape{Prefix: fmt.Sprintf("%s-%d", name, len(r.fleets)), Seed: r.target.Rand.Uint64(), Size: l.Size}
+	f := r.fleet(ctx, fmt.Sprintf("%s-%d", name, len(r.fleets)), addr, l)
+	r.fleets = append(r.fleets, f)
+	return f
+}
+
+func (r *round) fleet(ctx context.Context, prefix, addr string, l faults.Load) *fleet {
+	shape := sensors.Shape{Prefix: prefix, Seed: r.target.Rand.Uint64(), Size: l.Size}
 	f := &fleet{log: oracle.New(shape, r.sensors), begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
 	f.Fleet = sensors.Fleet{Shape: shape, Addr: addr, Sensors: r.sensors, Rate: l.Rate, Log: observed{f.log, &r.calm}}
-	r.fleets = append(r.fleets, f)
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer cancel()
@@ -42,6 +47,16 @@ func (r *round) launch(ctx context.Context, name, addr string, l faults.Load) *f
 // publish is launch for a fault.
 func (r *round) publish(ctx context.Context, name, addr string, l faults.Load) func() error {
 	return r.launch(ctx, name, addr, l).end
+}
+
+// apart lets a fleet publish whose messages are no part of the count.
+func (r *round) apart(ctx context.Context, name, addr string, l faults.Load) (end func() error, count func(context.Context, string) (oracle.Findings, error)) {
+	f := r.fleet(ctx, name, addr, l)
+	return f.end, func(ctx context.Context, agent string) (oracle.Findings, error) {
+		check := f.log.Check()
+		err := r.stack.Client().Readings(ctx, agent, check.Add)
+		return check.Findings(), err
+	}
 }
 
 // end stops the fleet and waits until every message of it was acknowledged.

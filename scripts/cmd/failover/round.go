@@ -20,13 +20,19 @@ type round struct {
 	dir    string
 	stack  *stack.Stack
 	target *faults.Target
-	closes []func() error // in reverse
+	mounts []mount
 
 	fleets []*fleet
 	calm   calm
 	alarms map[string]uint64
 	ends   map[string]int
 	memory memory
+}
+
+// mount is a disk that ends with this program.
+type mount struct {
+	dir   string
+	close func() error
 }
 
 const (
@@ -64,7 +70,7 @@ func (d *drill) round(ctx context.Context, number int, hand []faults.Fault) (res
 // open starts everything.
 func (r *round) open(ctx context.Context) error {
 	t := &faults.Target{Rate: r.rate, Long: r.long, Rand: rand.New(rand.NewPCG(r.rand.Uint64(), 0))}
-	t.Acknowledged, t.Publish = r.acknowledged, r.publish
+	t.Acknowledged, t.Publish, t.Apart = r.acknowledged, r.publish, r.apart
 	r.target = t
 	o, err := r.options(t)
 	if err != nil {
@@ -110,11 +116,11 @@ func (r *round) mount(t *faults.Target, v *stack.Volumes) (err error) {
 		if t.Broker, err = disk.Bound(v.Broker, diskSize); err != nil {
 			return err
 		}
-		r.closes = append(r.closes, t.Broker.Close)
+		r.mounts = append(r.mounts, mount{v.Broker, t.Broker.Close})
 		if t.Database, err = disk.Bound(v.Database, diskSize); err != nil {
 			return err
 		}
-		r.closes = append(r.closes, t.Database.Close)
+		r.mounts = append(r.mounts, mount{v.Database, t.Database.Close})
 	}
 	if r.lacks[faults.PowerCuts] != nil {
 		return nil
@@ -123,7 +129,7 @@ func (r *round) mount(t *faults.Target, v *stack.Volumes) (err error) {
 	if t.Card, err = disk.Power(v.Edge, r.rand.Uint64()); err != nil {
 		return err
 	}
-	r.closes = append(r.closes, t.Card.Close)
+	r.mounts = append(r.mounts, mount{v.Edge, t.Card.Close})
 	// The folder itself is there before the agent is, as on a device.
 	return errors.Join(os.Mkdir(filepath.Join(v.Edge, "data"), 0o700), syncFolder(v.Edge))
 }
@@ -137,10 +143,16 @@ func (r *round) close(keep bool) error {
 	if r.target.Intake != nil {
 		errs = append(errs, r.target.Intake.Close())
 	}
-	for i := len(r.closes) - 1; i >= 0; i-- {
-		errs = append(errs, r.closes[i]())
+	for _, m := range r.mounts {
+		kept := m.dir + ".kept"
+		if keep {
+			errs = append(errs, os.CopyFS(kept, os.DirFS(m.dir)))
+		}
+		errs = append(errs, m.close())
+		if keep {
+			errs = append(errs, os.Remove(m.dir), os.Rename(kept, m.dir))
+		}
 	}
-	_ = keep
 	return errors.Join(errs...)
 }
 

@@ -15,6 +15,7 @@ type Status struct {
 	Waiting uint64 // records on its disk that no receipt covers
 	Mode    string // what the uplink is doing, in a word or two
 	Full    bool   // it takes no more messages
+	Lost    string // what it gave up since its start, in words; "nothing" where that is so
 }
 
 // Enrolled reports whether the agent knows a cloud to send to.
@@ -39,6 +40,9 @@ func Get(ctx context.Context, url string) (Status, error) {
 	}
 	s := Status{Epoch: page.Epoch, Full: page.failing("outbox")}
 	if err := page.fact("outbox", "records", &s.Waiting); err != nil {
+		return s, err
+	}
+	if err := page.fact("outbox", "lost", &s.Lost); err != nil {
 		return s, err
 	}
 	return s, page.fact("uplink", "mode", &s.Mode)

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
@@ -59,6 +60,9 @@ type Target struct {
 	Acknowledged func() uint64
 	// Publish lets more sensors publish, at addr, until the load's end.
 	Publish func(ctx context.Context, name, addr string, l Load) (end func() error)
+	// Apart is the same with messages of which some will be lost on purpose: they
+	// are no part of the count in the end, but counted by whoever asked for them.
+	Apart func(ctx context.Context, name, addr string, l Load) (end func() error, count func(context.Context, string) (oracle.Findings, error))
 }
 
 // Load is what more sensors publish.

@@ -36,7 +36,7 @@ enrol:
   url: %q
   token_file: %q
 status: {listen: %q}
-%s`, e.ID, e.Data, e.MQTT, sidecar, s.Cloud.URL, s.tokenFile(e.ID), strings.TrimPrefix(e.Status, "http://"), s.o.AgentConfig)
+%s`, e.ID, e.Data, e.MQTT, sidecar, s.Cloud.URL, s.tokenFile(e.ID), strings.TrimPrefix(e.Status, "http://"), e.config)
 }
 
 // sidecarArgs are daprd's flags for one side; its component files are the ones

@@ -44,9 +44,9 @@ func (s *Stack) await(ctx context.Context, p *process.Process, url string) error
 }
 
 // enrolled waits until the agent knows its cloud: before that it sends nothing.
-func (s *Stack) enrolled(ctx context.Context) error {
-	return until(ctx, s.Edge.Agent, func() error {
-		status, err := device.Get(ctx, s.Edge.Status)
+func (s *Stack) enrolled(ctx context.Context, e *Edge) error {
+	return until(ctx, e.Agent, func() error {
+		status, err := device.Get(ctx, e.Status)
 		if err == nil && !status.Enrolled() {
 			err = errors.New("it is not enrolled")
 		}

@@ -49,7 +49,7 @@ type Options struct {
 
 	Volumes     Volumes  // empty: below Dir
 	AgentEnv    []string // of agents, in addition
-	AgentConfig string   // YAML, in addition to what every agent here has
+	AgentConfig string   // YAML for the first agent, in addition to what every one here has
 }
 
 // Volumes are folders that exist, on disks of their own.
@@ -66,7 +66,7 @@ type Stack struct {
 	o     Options
 	group *process.Group
 	ports ports
-	addr  addresses
+	links []*link.Link // of devices
 }
 
 // Cloud is the cloud's side: a replica, and more of them where it has several.
@@ -101,12 +101,8 @@ type Edge struct {
 	MQTT    string // address of the agent's listener
 	Status  string // URL of the agent's status page
 	Data    string // the agent's folder
-}
 
-// addresses are the listeners, all on loopback.
-type addresses struct {
-	edge         sidecarPorts
-	mqtt, status string
+	config string // YAML, in addition to what every agent here has
 }
 
 // sidecarPorts are where one sidecar listens.
@@ -134,10 +130,6 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 }
 
 func (s *Stack) start(ctx context.Context) error {
-	a := &s.addr
-	if err := s.ports.fill(&a.edge.http, &a.edge.grpc, &a.edge.internal, &a.mqtt, &a.status); err != nil {
-		return err
-	}
 	for _, dir := range []string{"log", "cloud", "edge"} {
 		if err := os.MkdirAll(filepath.Join(s.o.Dir, dir), 0o700); err != nil {
 			return err
@@ -162,8 +154,8 @@ func (s *Stack) Stop() error {
 		errs = append(errs, s.group.Close(stopLimit))
 		s.group = nil
 	}
-	if s.Edge.Link != nil {
-		errs = append(errs, s.Edge.Link.Close())
+	for _, l := range s.links {
+		errs = append(errs, l.Close())
 	}
 	for _, r := range s.Cloud.Replicas() {
 		if r.Receipts != nil {

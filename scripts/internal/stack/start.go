@@ -147,23 +147,48 @@ func (s *Stack) sidecar(ctx context.Context, name string, at sidecarPorts, env, 
 	return p, s.await(ctx, p, "http://"+at.http+"/v1.0/healthz")
 }
 
-func (s *Stack) startEdge(ctx context.Context) (err error) {
-	e := &s.Edge
-	e.ID, e.MQTT, e.Status = s.o.Agent, s.addr.mqtt, "http://"+s.addr.status
-	e.Data = filepath.Join(s.o.Dir, "edge", "data")
+func (s *Stack) startEdge(ctx context.Context) error {
+	data := filepath.Join(s.o.Dir, "edge", "data")
 	if v := s.o.Volumes.Edge; v != "" {
-		e.Data = filepath.Join(v, "data")
+		data = filepath.Join(v, "data")
 	}
+	e, err := s.Device(ctx, "edge", s.o.Agent, data, s.o.AgentConfig)
+	if err != nil {
+		return err
+	}
+	s.Edge = *e
+	return nil
+}
+
+// Device starts one more device: a sidecar on a link of its own and an agent, and
+// waits until it is enrolled. The name tells its files from those of others; more
+// is YAML for its configuration. Stop ends it too.
+func (s *Stack) Device(ctx context.Context, name, id, data, more string) (*Edge, error) {
+	e := &Edge{ID: id, Data: data, config: more}
+	var at sidecarPorts
+	if err := s.place(e, &at); err != nil {
+		return nil, err
+	}
+	var err error
 	if e.Link, err = s.Link(s.Broker.Addr); err != nil {
-		return err
+		return nil, err
 	}
+	s.links = append(s.links, e.Link)
 	if err := s.enrolmentToken(ctx, e.ID); err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.startDevice(ctx, e, "edge", s.addr.edge); err != nil {
-		return err
+	if err := s.startDevice(ctx, e, name, at); err != nil {
+		return nil, err
 	}
-	return s.enrolled(ctx)
+	return e, s.enrolled(ctx, e)
+}
+
+// place finds addresses for a device.
+func (s *Stack) place(e *Edge, at *sidecarPorts) error {
+	var status string
+	err := s.ports.fill(&at.http, &at.grpc, &at.internal, &e.MQTT, &status)
+	e.Status = "http://" + status
+	return err
 }
 
 // startDevice starts the sidecar and the agent of e, whose addresses and data
@@ -187,12 +212,10 @@ func (s *Stack) startDevice(ctx context.Context, e *Edge, name string, at sideca
 // data, a copy of the first one's folder: what a copied card is in a second
 // device. Stop ends it too.
 func (s *Stack) Clone(ctx context.Context, name, data string) (*Edge, error) {
-	e := &Edge{ID: s.Edge.ID, Link: s.Edge.Link, Data: data}
+	e := &Edge{ID: s.Edge.ID, Link: s.Edge.Link, Data: data, config: s.o.AgentConfig}
 	var at sidecarPorts
-	var status string
-	if err := s.ports.fill(&at.http, &at.grpc, &at.internal, &e.MQTT, &status); err != nil {
+	if err := s.place(e, &at); err != nil {
 		return nil, err
 	}
-	e.Status = "http://" + status
 	return e, s.startDevice(ctx, e, name, at)
 }
