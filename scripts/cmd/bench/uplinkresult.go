@@ -38,16 +38,18 @@ type wire struct {
 
 // drain is how the backlog went.
 type drain struct {
-	Readings uint64   `json:"readings"`
-	Seconds  float64  `json:"seconds"`
-	Sidecars sidecars `json:"sidecar_rss_bytes"`
-	Programs []usage  `json:"programs"`
+	Readings uint64  `json:"readings"`
+	Seconds  float64 `json:"seconds"` // from the healing of the network
+	// Reconnected is the part of it until the first reading was in the database.
+	Reconnected float64  `json:"reconnected_s"`
+	Sidecars    sidecars `json:"sidecar_rss_bytes"`
+	Programs    []usage  `json:"programs"`
 }
 
 func (w wire) ratio() float64         { return float64(w.Up) / float64(w.Raw) }
 func (w wire) ratioBothWays() float64 { return float64(w.Up+w.Down) / float64(w.Raw) }
 func (w wire) perFrame() float64      { return float64(w.Readings) / w.Frames }
-func (d drain) perSecond() float64    { return float64(d.Readings) / d.Seconds }
+func (d drain) perSecond() float64    { return float64(d.Readings) / (d.Seconds - d.Reconnected) }
 func (s sidecars) most() int64        { return max(s.Edge, s.Cloud) }
 func (w wire) bytes(n int64) float64  { return float64(n) / float64(w.Readings) }
 
@@ -83,7 +85,8 @@ func (r *uplinkResult) table() string {
 	fmt.Fprintf(&b, "    JSON                  %7.2f bytes a reading\n", w.bytes(w.Raw))
 	fmt.Fprintf(&b, "    up, NATS and all      %7.2f bytes a reading, %.3f of the JSON\n", w.bytes(w.Up), w.ratio())
 	fmt.Fprintf(&b, "    with receipts down    %7.2f bytes a reading, %.3f of the JSON\n\n", w.bytes(w.Up+w.Down), w.ratioBothWays())
-	fmt.Fprintf(&b, "  backlog: %s readings from the outbox to their receipts in %.1f s, %.0f/s\n", term.Count(d.Readings), d.Seconds, d.perSecond())
+	fmt.Fprintf(&b, "  backlog: %s readings from the outbox to their receipts in %.1f s: %.1f s until the first arrived, then %.0f/s\n",
+		term.Count(d.Readings), d.Seconds, d.Reconnected, d.perSecond())
 	fmt.Fprintf(&b, "    live readings meanwhile, due → database: p50 %.0f, p99 %.0f, at most %.0f ms\n\n", r.Live.P50, r.Live.P99, r.Live.Max)
 	fmt.Fprintf(&b, "  %-20s %14s %14s\n", "sidecar, MB resident", "idle", "draining")
 	for _, s := range []struct {

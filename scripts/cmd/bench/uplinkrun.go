@@ -33,6 +33,8 @@ type uplinkRun struct {
 	screen *term.Screen
 	result uplinkResult
 	fleets []*benchFleet
+	healed time.Time // the network, with the backlog on the device
+	ended  time.Time // when the last of the backlog had its receipt
 }
 
 // benchFleet is a fleet with its log.
@@ -137,14 +139,15 @@ func (u *uplinkRun) backlog(ctx context.Context) error {
 	defer stopSampler()
 	go sampler.run(samplerCtx)
 	peaks := u.watch(ctx)
-	healed := time.Now()
+	u.healed = time.Now()
 	if err := edge.Link.Set(link.Condition{}); err != nil {
 		return err
 	}
 	go func() { done <- live.Run(ctx, stop) }()
 	err := u.settle(ctx, uint64(2*u.live))
+	u.ended = time.Now()
 	d := &u.result.Drain
-	d.Seconds, d.Readings = time.Since(healed).Seconds(), total
+	d.Seconds, d.Readings = u.ended.Sub(u.healed).Seconds(), total
 	stopSampler()
 	d.Programs, d.Sidecars = sampler.usage(), peaks()
 	close(stop)
@@ -169,7 +172,8 @@ func (u *uplinkRun) settle(ctx context.Context, most uint64) error {
 }
 
 // readBack compares everything, and measures the age of live readings when the
-// database got them.
+// database got them: of those that became due while the backlog drained, from
+// when the sidecar had its connection again, which it looks for at random moments.
 func (u *uplinkRun) readBack(ctx context.Context) error {
 	u.screen.Event("reading back")
 	checks := make([]*oracle.Check, len(u.fleets))
@@ -177,7 +181,8 @@ func (u *uplinkRun) readBack(ctx context.Context) error {
 		checks[i] = f.log.Check()
 	}
 	live := u.fleets[len(u.fleets)-1]
-	var age histogram.Histogram
+	var due, stored []time.Time
+	first := u.ended
 	err := u.stack.Client().Readings(ctx, u.stack.Edge.ID, func(r cloud.Reading) error {
 		for i, f := range u.fleets {
 			payload, _ := r.Bytes() // Add reports it
@@ -185,8 +190,11 @@ func (u *uplinkRun) readBack(ctx context.Context) error {
 			if !ours {
 				continue
 			}
-			if f == live && valid {
-				age.Add(r.ReceivedAt.Sub(f.Due(sensor, number))) // both clocks are this machine's
+			if f == live && valid { // both clocks are this machine's
+				due, stored = append(due, f.Due(sensor, number)), append(stored, r.ReceivedAt)
+			}
+			if r.ReceivedAt.After(u.healed) && r.ReceivedAt.Before(first) {
+				first = r.ReceivedAt
 			}
 			return checks[i].Add(r)
 		}
@@ -201,7 +209,13 @@ func (u *uplinkRun) readBack(ctx context.Context) error {
 		u.result.Doubled += f.Duplicates
 		u.result.Altered += f.Altered
 	}
-	u.result.Live = quantilesOf(&age)
+	var age histogram.Histogram
+	for i := range due {
+		if due[i].After(first) && due[i].Before(u.ended) {
+			age.Add(stored[i].Sub(due[i]))
+		}
+	}
+	u.result.Live, u.result.Drain.Reconnected = quantilesOf(&age), first.Sub(u.healed).Seconds()
 	return nil
 }
 

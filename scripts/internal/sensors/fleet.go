@@ -35,14 +35,16 @@ type Fleet struct {
 
 	start      time.Time
 	stop       chan struct{}
+	stopped    atomic.Int64 // when stop was found closed, in nanoseconds of Unix; 0: not yet
 	reconnects atomic.Int64
 }
 
-// Run publishes on schedule until For is over or stop is closed, then waits
-// until everything sent was acknowledged. It returns ctx's error when that ends
+// Run publishes on schedule until For is over or stop is closed, what was due by
+// then included however late it is, and waits until all of it was acknowledged. It returns ctx's error when that ends
 // first: some messages are then without an answer.
 func (f *Fleet) Run(ctx context.Context, stop chan struct{}) error {
 	f.start, f.stop = time.Now(), stop
+	f.stopped.Store(0)
 	errs := make([]error, f.Sensors)
 	var all sync.WaitGroup
 	for i := range f.Sensors {
@@ -99,7 +101,8 @@ func (f *Fleet) sensor(i int) *mqtt.Publisher {
 func (f *Fleet) over(due time.Time) bool {
 	select {
 	case <-f.stop:
-		return true
+		f.stopped.CompareAndSwap(0, time.Now().UnixNano())
+		return due.UnixNano() >= f.stopped.Load()
 	default:
 		return f.For > 0 && due.Sub(f.start) >= f.For
 	}

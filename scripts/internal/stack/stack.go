@@ -110,8 +110,8 @@ type sidecarPorts struct{ http, grpc, internal string }
 
 const (
 	// readyLimit is how long one program may take to be ready: on an emulated
-	// or loaded machine a sidecar takes its time.
-	readyLimit = 60 * time.Second
+	// or loaded machine a sidecar takes its time, and RabbitMQ a minute.
+	readyLimit = 3 * time.Minute
 	// stopLimit is how long one program may take to end in order.
 	stopLimit = 10 * time.Second
 )
