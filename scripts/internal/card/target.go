@@ -1,0 +1,61 @@
+package card
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// File is a Target in a file. It has its name only when Done was called.
+type File struct {
+	*os.File
+	path string
+}
+
+// NewFile makes a file that will be called path.
+func NewFile(path string) (*File, error) {
+	f, err := os.OpenFile(path+".part", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &File{File: f, path: path}, nil
+}
+
+// Sync implements Target.
+func (f *File) Sync() error { return errors.Join(f.File.Sync(), dropCache(f.File, false)) }
+
+// Done gives the file its name.
+func (f *File) Done() error {
+	if err := errors.Join(f.File.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.path+".part", f.path)
+}
+
+// Abandon removes what was written.
+func (f *File) Abandon() error { return errors.Join(f.Close(), os.Remove(f.path+".part")) }
+
+// Device is a Target that is a disk.
+type Device struct{ *os.File }
+
+// OpenDevice opens a disk for nobody else. On Linux the kernel refuses a disk
+// that is in use.
+func OpenDevice(path string) (*Device, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|exclusive, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("open %s: %w (run it with sudo)", path, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return &Device{f}, nil
+}
+
+// Sync implements Target.
+func (d *Device) Sync() error { return errors.Join(syncDevice(d.File), dropCache(d.File, true)) }
+
+// Done lets the system look at the new partitions.
+func (d *Device) Done() error { return errors.Join(d.Sync(), reread(d.File), d.Close()) }
+
+// Abandon leaves the disk as it is: without a partition table.
+func (d *Device) Abandon() error { return d.Close() }
