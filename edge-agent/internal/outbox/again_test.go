@@ -78,7 +78,7 @@ func commitSome(tb testing.TB, o *Outbox, texts ...string) {
 // What the cloud asked for again stays unreceipted over a restart, although
 // nothing was appended after, and a receipt from before does not receipt it.
 func TestAskedForAgainOutlivesRestart(t *testing.T) {
-	o := Options{Dir: t.TempDir(), KeepBytes: 1 << 30, unclean: true}
+	o := Options{Dir: memoryDir(t), KeepBytes: 1 << 30, unclean: true}
 	x := open(t, o)
 	x.append(reading("t", "1"), reading("t", "2"), reading("t", "3"))
 	e := x.Stats().Epoch
@@ -98,7 +98,7 @@ func TestAskedForAgainOutlivesRestart(t *testing.T) {
 
 // An outbox too full for readings still makes durable what the cloud asks for.
 func TestFullOutboxRemembersWhatIsAskedFor(t *testing.T) {
-	o := Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 4 * small, FullGrace: time.Millisecond, unclean: true}
+	o := Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 4 * small, FullGrace: time.Millisecond, unclean: true}
 	x := open(t, o)
 	var err error
 	for n := 0; err == nil && n < 10_000; n++ {
@@ -161,7 +161,7 @@ func newest(tb testing.TB, dir string) string {
 // instead: they may call receipted what the cloud has asked for again since. What
 // was given up is learnt from the loss records, and not told twice.
 func TestOlderReceiptsAreNotBelieved(t *testing.T) {
-	o := Options{Dir: t.TempDir(), KeepBytes: 1 << 30, unclean: true, packFrom: 100}
+	o := Options{Dir: memoryDir(t), KeepBytes: 1 << 30, unclean: true, packFrom: 100}
 	x := open(t, o)
 	x.append(reading("t", "1"), reading("t", "2"), reading("t", "3"))
 	e := x.Stats().Epoch
@@ -205,7 +205,7 @@ func TestOlderReceiptsAreNotBelieved(t *testing.T) {
 // A segment that ended before its first record still says what was receipted: its
 // receipts are the newest.
 func TestSegmentWithoutRecordsKeepsReceipts(t *testing.T) {
-	o := Options{Dir: t.TempDir(), SegmentBytes: small, KeepBytes: 1 << 30}
+	o := Options{Dir: memoryDir(t), SegmentBytes: small, KeepBytes: 1 << 30}
 	box := still(t, o)
 	commitSome(t, box, "1", "2", "3")
 	e := box.current.id
@@ -234,7 +234,7 @@ func TestSegmentWithoutRecordsKeepsReceipts(t *testing.T) {
 
 // A segment that takes the place of one without records takes its name too.
 func TestSegmentWithoutRecordsIsReplaced(t *testing.T) {
-	box := still(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	box := still(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	commitSome(t, box, "1")
 	for range 3 {
 		if err := box.roll(true); err != nil {
@@ -251,7 +251,7 @@ func TestSegmentWithoutRecordsIsReplaced(t *testing.T) {
 // What the cloud asks for while its damaged segment is being set aside is saved or
 // given up before the segment goes.
 func TestAskedForDuringQuarantine(t *testing.T) {
-	box := still(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	box := still(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	commitSome(t, box, "1", "2", "3")
 	e, f := box.current.id, box.live
 	er := telemetry.EpochReceipt{Epoch: e, Watermark: 4}
@@ -283,7 +283,7 @@ func TestAskedForDuringQuarantine(t *testing.T) {
 // Loss records for neighbouring ranges stand each for itself: one that is not
 // receipted leaves its range unsettled, and one that is lost has it told again.
 func TestEachLossRecordStandsForItself(t *testing.T) {
-	box := still(t, Options{Dir: t.TempDir()})
+	box := still(t, Options{Dir: memoryDir(t)})
 	box.mu.Lock()
 	defer box.mu.Unlock()
 	e, by := box.epochLocked(newEpochID(1)), box.current

@@ -12,7 +12,7 @@ import (
 // A page of the segment in writing that bbolt panics over ends that segment and not
 // the outbox: what comes is acknowledged from the next one, and what was there is saved.
 func TestPanicUnderCommitEndsTheSegmentAlone(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	for range 50 {
 		x.append(reading("t", "before"), reading("t", "and before"))
 	}
