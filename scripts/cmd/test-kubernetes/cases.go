@@ -43,7 +43,7 @@ func cases() []testCase {
 		{name: "disk-full", about: "the disk of the edge node is full while the cloud is away", size: 4 << 10, rate: 400, needs: given("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
 		{name: "cut", about: "the network between edge and cloud is cut", needs: given("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
 		{name: "power", about: "the edge node loses power", needs: given("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
-		{name: "autoscale", about: "readers keep the cloud-api busy, and leave it again", needs: scalable, play: autoscale},
+		{name: "autoscale", about: "readers keep the cloud-api busy, and leave it again", rate: 20, needs: scalable, play: autoscale},
 	}
 }
 

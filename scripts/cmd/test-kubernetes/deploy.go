@@ -115,8 +115,8 @@ func (t *test) half() string {
 	return "dev"
 }
 
-// cloudOverlay keeps the cloud's pods off the edge nodes, so that a cut lies between the two, and does not wait five minutes for an autoscaler
-// that takes its time.
+// cloudOverlay keeps the cloud's pods off the edge nodes, so that a cut lies between the two. Its autoscaler wants another replica for less work
+// than a small and busy machine still gets done, and takes it back without waiting for five minutes.
 const cloudOverlay = `resources: [BASE/cloud-api/kubernetes/overlays/%[2]s]
 images:
 - {name: ghcr.io/holdfast-edge/cloud-api, newTag: %[1]s}
@@ -137,6 +137,9 @@ patches:
     - op: replace
       path: /spec/behavior/scaleDown/stabilizationWindowSeconds
       value: 15
+    - op: replace
+      path: /spec/metrics/0/containerResource/target/averageUtilization
+      value: 40
 `
 
 func (t *test) deployEdge(ctx context.Context) error {
