@@ -19,6 +19,9 @@ const calmTime = time.Second
 // alarmLimit is how long the cloud may take to raise an alarm once it is whole.
 const alarmLimit = time.Minute
 
+// controlPause is how long a control goes on after a fault.
+const controlPause = 3 * time.Second
+
 // trial does one fault and waits until the system is whole again.
 func (r *round) trial(ctx context.Context, f faults.Fault) row {
 	w := row{Fault: f.Name}
@@ -31,11 +34,16 @@ func (r *round) trial(ctx context.Context, f faults.Fault) row {
 	evidence, err := f.Does(ctx, r.target)
 	healed := time.Now()
 	w.Evidence, w.Lasted = evidence, healed.Sub(w.Begin).Seconds()
-	if err == nil {
-		err = r.recover(ctx, healed)
-	}
-	if err == nil {
-		err = r.alarmed(ctx, f, &w)
+	switch {
+	case err != nil:
+	case r.control != "":
+		// It cannot become whole again, and its alarms are beside the point: what
+		// is missing must be found.
+		err = pause(ctx, controlPause)
+	default:
+		if err = r.recover(ctx, healed); err == nil {
+			err = r.alarmed(ctx, f, &w)
+		}
 	}
 	w.End = time.Now()
 	w.Recovered = w.End.Sub(healed).Seconds()
