@@ -51,7 +51,10 @@ func meaning(rec *telemetry.Record) string {
 	case rec.Reading != nil:
 		return fmt.Sprintf("%+v %+v", rec.At, *rec.Reading)
 	case rec.Loss != nil:
-		return fmt.Sprintf("%+v %+v", rec.At, *rec.Loss)
+		l := *rec.Loss
+		big := fmt.Sprintf("%+v", l.Oversized)
+		l.Oversized = nil
+		return fmt.Sprintf("%+v %+v %s", rec.At, l, big)
 	case rec.Anchor != nil:
 		return fmt.Sprintf("%+v %+v", rec.At, *rec.Anchor)
 	}
