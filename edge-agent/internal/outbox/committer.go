@@ -358,11 +358,12 @@ func (o *Outbox) markStates(states []state) {
 	}
 }
 
-// commitPages is what a commit adds to a file beyond its records, in bytes: the
-// leaf that it writes anew, and the pages above it.
+// commitPages is what a commit adds to a file beyond its records and the leaf that
+// it writes anew, in bytes: the pages above that, and those of other buckets.
 const commitPages = 48 << 10
 
-// estimate returns at most how many bytes a commit adds to a file.
+// estimate returns at most how many bytes a commit adds to a file, the leaf that
+// it writes anew apart.
 func estimate(items []item) int64 {
 	need := int64(commitPages)
 	for i := range items {
@@ -398,7 +399,7 @@ func (o *Outbox) makeFit(need int64, own bool) error {
 
 func (o *Outbox) fits(need int64, own bool) bool {
 	l := o.live.live
-	room := l.limit - l.used
+	room := l.limit - l.used - l.rewrites()
 	if !own && o.spare == 0 {
 		// The last segment there is room for keeps some for losses and receipts.
 		room -= ownRoom(l.limit)

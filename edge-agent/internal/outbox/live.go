@@ -33,6 +33,13 @@ type writer struct {
 	broken bool // bbolt panicked over it
 	dict   dictionary
 	arena  []byte // the blocks of one transaction; bbolt refers to it until that ended
+	ends   [4]int // how large the last blocks are: as many as a leaf may have that bbolt does not split
+}
+
+// rewrites returns how many bytes of what is there the next commit writes anew at
+// most: the last leaf.
+func (w *writer) rewrites() int64 {
+	return int64(w.ends[0] + w.ends[1] + w.ends[2] + w.ends[3])
 }
 
 // errPanic is a panic of bbolt's, or a fault on a page that it mapped.
@@ -109,6 +116,7 @@ func (w *writer) put(tx *bolt.Tx, h *head, recs []telemetry.Record, limit int) e
 		if err := records.Put(recordKey(pre, recs[0].Seq), block); err != nil {
 			return err
 		}
+		w.ends = [4]int{w.ends[1], w.ends[2], w.ends[3], len(block)}
 		recs = recs[n:]
 	}
 	return w.putHead(tx, h)
