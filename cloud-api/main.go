@@ -40,6 +40,9 @@ const usage = `usage: cloud-api COMMAND [--config FILE] …
     --ttl 1h             until it expires (default 1h)
   agent revoke NAME      take nothing more from an agent; it keeps its readings and is told
   agent allow NAME       take a revoked agent back; a new token does so too
+  keys list              show the root, the roots before it and the receipt keys
+  keys renew             make a new receipt key; a running server uses it within seconds
+  keys rotate-root       replace the root; devices go on trusting this cloud
   access create NAME     make an access token and print it; the line for public.access.tokens_file goes to standard error
     --role read|admin    what it may do (default read)
     --agents a,pi-*      the agents it may see (default all)
@@ -95,6 +98,8 @@ func command(ctx context.Context, args, environ []string, out, errOut io.Writer)
 		return token(ctx, rest, environ, out, errOut)
 	case "agent":
 		return agent(ctx, rest, environ, out, errOut)
+	case "keys":
+		return keysCommand(rest, environ, out, errOut)
 	case "export":
 		return export(ctx, rest, environ, out, errOut)
 	case "access":

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/config"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/keys"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/server"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -69,6 +70,8 @@ func TestUsageErrors(t *testing.T) {
 		{"access", "create"},
 		{"agent"},
 		{"agent", "revoke"},
+		{"keys"},
+		{"keys", "delete"},
 		{"agent", "revoke", "A B", "--config", file},
 		{"agent", "forget", "a", "--config", file},
 		{"access", "create", "a b"},
@@ -138,6 +141,39 @@ func enrolled(t *testing.T, file, name string) {
 	err = st.CreateToken(t.Context(), store.Token{ID: "t", Uses: 1, Created: now, Expires: now.Add(time.Hour)})
 	if err := errors.Join(err, st.Enrol(t.Context(), "t", name, make(ed25519.PublicKey, 32), now), st.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The keys are listed, renewed and replaced by name, and the next token stands
+// for the new root.
+func TestKeysCommands(t *testing.T) {
+	file := settings(t)
+	if _, _, err := call(t, "keys", "list", "--config", file); !errors.Is(err, keys.ErrNoRoot) {
+		t.Errorf("no keys yet: %v", err)
+	}
+	token := func() telemetry.Token {
+		out, _, err := call(t, "token", "create", "--config", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok, err := telemetry.ParseToken(strings.TrimSpace(out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	before := token()
+	for verb, want := range map[string]string{"renew": "new receipt key ", "rotate-root": "new root "} {
+		if out, _, err := call(t, "keys", verb, "--config", file); err != nil || !strings.HasPrefix(out, want) {
+			t.Errorf("%s: %q, %v", verb, out, err)
+		}
+	}
+	after := token()
+	out, _, err := call(t, "keys", "list", "--config", file)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if err != nil || before.Fingerprint == after.Fingerprint || len(lines) < 4 ||
+		!strings.Contains(lines[0], after.Fingerprint) || !strings.Contains(lines[1], before.Fingerprint) || !strings.Contains(lines[2], "receipt key") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

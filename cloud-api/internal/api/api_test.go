@@ -59,7 +59,7 @@ func open(t *testing.T, access *api.Access) *site {
 	go func() { fed <- live.Run(work) }()
 	server, err := api.New(api.Options{
 		Tell: func(agent string) { s.told <- agent },
-		Feed: live, Store: st, Enroller: &enrol.Service{Cloud: "test", Root: root, Store: st}, Access: access, Dashboard: dashboard.Routes,
+		Feed: live, Store: st, Enroller: &enrol.Service{Cloud: "test", Root: func() ed25519.PrivateKey { return root }, Store: st}, Access: access, Dashboard: dashboard.Routes,
 		Ready: func(context.Context) ([]string, error) { return []string{"a note"}, s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ type Store interface {
 // Service answers enrolment requests.
 type Service struct {
 	Cloud string
-	Root  ed25519.PrivateKey
+	Root  func() ed25519.PrivateKey // asked for each request: it can be replaced
 	Store Store
 }
 
@@ -44,7 +44,7 @@ func (s *Service) Enrol(ctx context.Context, r telemetry.EnrolRequest) (telemetr
 	if err := s.Store.Enrol(ctx, r.TokenID, r.Agent, r.PublicKey, time.Now().UTC()); err != nil {
 		return none, err
 	}
-	return telemetry.NewEnrolResponse(s.Cloud, r, s.Root)
+	return telemetry.NewEnrolResponse(s.Cloud, r, s.Root())
 }
 
 // Creator keeps new tokens.

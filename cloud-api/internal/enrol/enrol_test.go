@@ -53,7 +53,7 @@ func setUp(t *testing.T) (*book, *Service, telemetry.Token, ed25519.PrivateKey) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b, &Service{Cloud: "c", Root: root, Store: b}, tok, key
+	return b, &Service{Cloud: "c", Root: func() ed25519.PrivateKey { return root }, Store: b}, tok, key
 }
 
 func request(t *testing.T, tok telemetry.Token, key ed25519.PrivateKey) telemetry.EnrolRequest {
@@ -72,11 +72,11 @@ func TestCreateKeepsOnlyTheHash(t *testing.T) {
 	if b.token.SecretHash != tok.SecretHash() || b.token.ID != tok.ID || b.token.Agent != "a" || b.token.Uses != 1 || time.Until(b.token.Expires) > time.Hour {
 		t.Errorf("%+v", b.token)
 	}
-	if tok.Fingerprint != telemetry.Fingerprint(s.Root.Public().(ed25519.PublicKey)) {
+	if tok.Fingerprint != telemetry.Fingerprint(s.Root().Public().(ed25519.PublicKey)) {
 		t.Error("the token names another root")
 	}
 	b.broken = store.ErrUnavailable
-	if _, err := Create(t.Context(), b, s.Root.Public().(ed25519.PublicKey), Grant{}, time.Now()); !errors.Is(err, store.ErrUnavailable) {
+	if _, err := Create(t.Context(), b, s.Root().Public().(ed25519.PublicKey), Grant{}, time.Now()); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("a token that was not kept is given out: %v", err)
 	}
 }
@@ -89,7 +89,7 @@ func TestEnrolAnswersWithTheRoot(t *testing.T) {
 	if err != nil || b.let != tok.ID+" a" {
 		t.Fatalf("%q, %v", b.let, err)
 	}
-	if root, err := resp.Verify(tok, req); err != nil || !root.Equal(s.Root.Public()) {
+	if root, err := resp.Verify(tok, req); err != nil || !root.Equal(s.Root().Public()) {
 		t.Error(err)
 	}
 }
@@ -97,10 +97,10 @@ func TestEnrolAnswersWithTheRoot(t *testing.T) {
 // Who does not, changes nothing in the store.
 func TestEnrolRefuses(t *testing.T) {
 	b, s, tok, key := setUp(t)
-	wrong, unknown := tok, telemetry.NewToken(s.Root.Public().(ed25519.PublicKey))
+	wrong, unknown := tok, telemetry.NewToken(s.Root().Public().(ed25519.PublicKey))
 	wrong.Secret = unknown.Secret
 	forged := request(t, tok, key)
-	forged.PublicKey = s.Root.Public().(ed25519.PublicKey)
+	forged.PublicKey = s.Root().Public().(ed25519.PublicKey)
 	for name, req := range map[string]telemetry.EnrolRequest{"wrong secret": request(t, wrong, key), "unknown token": request(t, unknown, key), "another key": forged, "empty": {}} {
 		if _, err := s.Enrol(t.Context(), req); !errors.Is(err, store.ErrToken) && !errors.Is(err, telemetry.ErrEnrol) {
 			t.Errorf("%s: %v", name, err)

@@ -1,12 +1,15 @@
 package keys
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -81,13 +84,129 @@ func TestReceiptKeyIsRenewed(t *testing.T) {
 func TestRotationIsFollowed(t *testing.T) {
 	dir := t.TempDir()
 	r := open(t, dir, now)
-	s, err := Rotate(dir, r.Root, now.Add(time.Minute))
+	s, err := Renew(dir, r.Root, now.Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if next := open(t, dir, now.Add(time.Hour)); !next.Receipt.Key.Equal(s.Key) {
 		t.Error("the next start signs with another key")
 	}
+}
+
+// A device that pinned any root before, or none but the newest, accepts receipts
+// of the newest, with a clock that it trusts, also years later; a stranger's root
+// is accepted by nobody. As often as a receipt has room, and then no more.
+func TestRootIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir, now)
+	pins := []ed25519.PublicKey{root(r)}
+	at := now
+	for range telemetry.MaxChain - 1 {
+		at = at.Add(365 * 24 * time.Hour)
+		next, err := RotateRoot(dir, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pins = append(pins, root(next))
+		again := open(t, dir, at.Add(time.Hour))
+		if !again.Receipt.Key.Equal(next.Receipt.Key) || !again.Root.Equal(next.Root) {
+			t.Fatal("the next start has other keys")
+		}
+		for i, pin := range pins {
+			if err := receipt(t, again, pin, at.Add(time.Hour)); err != nil {
+				t.Errorf("root %d after %d rotations: %v", i, len(pins)-1, err)
+			}
+		}
+	}
+	if err := receipt(t, open(t, dir, at), root(open(t, t.TempDir(), now)), at); !errors.Is(err, telemetry.ErrCertificate) {
+		t.Errorf("a stranger: %v", err)
+	}
+	if _, err := RotateRoot(dir, at); !errors.Is(err, ErrChain) {
+		t.Errorf("one too many: %v", err)
+	}
+	if _, err := RotateRoot(t.TempDir(), at); !errors.Is(err, ErrNoRoot) {
+		t.Errorf("an empty folder: %v", err)
+	}
+	list, err := List(dir, at)
+	if err != nil || len(list) != 2*telemetry.MaxChain || !list[0].InUse || !list[telemetry.MaxChain].InUse || list[1].InUse {
+		t.Errorf("%+v, %v", list, err)
+	}
+	for i, pin := range pins {
+		if e := list[len(pins)-1-i]; e.Fingerprint != telemetry.Fingerprint(pin) || e.Role != telemetry.RoleRoot {
+			t.Errorf("root %d is listed as %+v", i, e)
+		}
+	}
+}
+
+// A keeper follows its folder without a restart: a key that somebody else made, a
+// root that was replaced, a key that is due. A folder that cannot be read changes
+// nothing, and the operator is told before devices refuse the key.
+func TestKeeperFollowsTheFolder(t *testing.T) {
+	dir := t.TempDir()
+	k, err := Keep(dir, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(at time.Time, ok bool) *Ring {
+		t.Helper()
+		if err := k.look(at); (err == nil) != ok {
+			t.Fatal(err)
+		}
+		return k.Ring()
+	}
+	at, first := time.Now(), k.Ring()
+	made, err := Renew(dir, first.Root, at.Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !look(at, true).Receipt.Key.Equal(made.Key) {
+		t.Error("does not sign with the key that was made")
+	}
+	at = at.Add(Validity/2 + time.Hour)
+	if r := look(at, true); r.Receipt.Key.Equal(made.Key) || r.Note(at) != "" {
+		t.Error("not renewed in time")
+	}
+	rotated, err := RotateRoot(dir, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := look(at, true); !r.Root.Equal(rotated.Root) || receipt(t, r, root(first), at) != nil {
+		t.Error("does not follow the root")
+	}
+	if err := os.WriteFile(filepath.Join(dir, rootFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at = at.Add(Validity * 7 / 8)
+	if r := look(at, false); !r.Receipt.Key.Equal(rotated.Receipt.Key) || r.Note(at) == "" {
+		t.Error("a folder that cannot be read changed something, or nobody is told of the key's end")
+	}
+}
+
+// A running keeper sees within seconds what changed, and ends with its context.
+func TestKeeperLooksByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		k, err := Keep(dir, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- k.Run(ctx) }()
+		rotated, err := RotateRoot(dir, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lookInterval + time.Second)
+		synctest.Wait()
+		if !k.Ring().Root.Equal(rotated.Root) {
+			t.Error("does not look")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A key file that others may read, that is damaged or that belongs to another
@@ -151,7 +270,7 @@ func TestKeysOfAMountedSecret(t *testing.T) {
 func TestReceiptKeyOfAnotherRootIsPassedOver(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	r, foreign := open(t, dir, now), open(t, other, now.Add(time.Hour))
-	if _, err := Rotate(dir, foreign.Root, now.Add(time.Hour)); err != nil {
+	if _, err := Renew(dir, foreign.Root, now.Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if again := open(t, dir, now.Add(2*time.Hour)); !again.Receipt.Key.Equal(r.Receipt.Key) {

@@ -58,8 +58,8 @@ type Options struct {
 	Cloud      string // id in every receipt
 	Ledger     Ledger
 	Publisher  Publisher
-	Signer     telemetry.ReceiptSigner
-	Load       func() float64 // of ingest; see ingest.Service.Load
+	Signer     func() telemetry.ReceiptSigner // asked for each receipt: keys are renewed
+	Load       func() float64                 // of ingest; see ingest.Service.Load
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -249,7 +249,7 @@ func (s *Service) once(ctx context.Context, agent string, epochs []telemetry.Epo
 	r := Build(state, rejected)
 	r.Cloud, r.Agent, r.Issued = s.opt.Cloud, agent, time.Now().UTC()
 	r.Window, r.RetryAfter = pace(s.opt.Load())
-	b, err := telemetry.EncodeReceipt(r, s.opt.Signer)
+	b, err := telemetry.EncodeReceipt(r, s.opt.Signer())
 	if err != nil {
 		return fmt.Errorf("sign receipt: %w", err)
 	}

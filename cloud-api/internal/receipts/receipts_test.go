@@ -88,8 +88,9 @@ func run(t *testing.T, f func(c *cloud, s *Service)) {
 			t.Fatal(err)
 		}
 		c := &cloud{t: t, root: pub, revision: 1, epochs: []store.Epoch{held(1, 10), held(2, 5)}}
+		signer := telemetry.ReceiptSigner{Key: rkey, Chain: []telemetry.Certificate{cert}}
 		s := New(Options{
-			Cloud: "test", Ledger: c, Publisher: c, Signer: telemetry.ReceiptSigner{Key: rkey, Chain: []telemetry.Certificate{cert}},
+			Cloud: "test", Ledger: c, Publisher: c, Signer: func() telemetry.ReceiptSigner { return signer },
 			Load: func() float64 { return 0 }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 		})
 		ctx, cancel := context.WithCancel(t.Context())

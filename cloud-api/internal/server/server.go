@@ -28,6 +28,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/postgres"
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/sqlite"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
 // stopTime bounds the graceful stop: shorter than the 30 s that Kubernetes and
@@ -39,6 +40,7 @@ type Server struct {
 	cfg      config.Config
 	log      *slog.Logger
 	store    store.Store
+	keys     *keys.Keeper
 	pub      *dapr.Publisher
 	ingest   *ingest.Service
 	receipts *receipts.Service
@@ -90,26 +92,26 @@ func Open(ctx context.Context, c config.Config, version string, log *slog.Logger
 }
 
 func (s *Server) open(ctx context.Context, version string) error {
-	ring, err := keys.Open(s.cfg.Keys.Dir, time.Now())
-	if err != nil {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
+	if s.keys, err = keys.Keep(s.cfg.Keys.Dir, s.log, reg); err != nil {
 		return fmt.Errorf("open keys: %w", err)
 	}
 	if s.store, err = OpenStore(ctx, s.cfg.Store, s.log); err != nil {
 		return err
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := s.build(ring, version, reg); err != nil {
+	if err := s.build(version, reg); err != nil {
 		return err
 	}
 	if err := s.listen(); err != nil {
 		return err
 	}
-	s.log.Info("server: open", "version", version, "public", s.public.Addr().String(), "app", s.private.Addr().String(), "root", ring.Fingerprint())
+	s.log.Info("server: open", "version", version, "public", s.public.Addr().String(), "app", s.private.Addr().String(), "root", s.keys.Ring().Fingerprint())
 	return nil
 }
 
-func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry) error {
+func (s *Server) build(version string, reg *prometheus.Registry) error {
 	daprToken, err := config.Secret(s.cfg.Dapr.TokenFile)
 	if err != nil {
 		return err
@@ -126,15 +128,17 @@ func (s *Server) build(ring *keys.Ring, version string, reg *prometheus.Registry
 		return err
 	}
 	s.receipts = receipts.New(receipts.Options{
-		Cloud: s.cfg.Name, Ledger: s.store, Publisher: s.pub, Signer: ring.Receipt, Logger: s.log, Registerer: reg,
-		Load: func() float64 { return s.ingest.Load() },
+		Cloud: s.cfg.Name, Ledger: s.store, Publisher: s.pub, Logger: s.log, Registerer: reg,
+		Signer: func() telemetry.ReceiptSigner { return s.keys.Ring().Receipt },
+		Load:   func() float64 { return s.ingest.Load() },
 	})
 	s.ingest = ingest.New(ingest.Options{Store: s.store, Receipts: s.receipts, InHand: s.cfg.App.InHand, Logger: s.log, Registerer: reg})
 	s.app = dapr.NewApp(dapr.AppOptions{Taker: s.ingest, Token: appToken, Ready: func() bool { return !s.stopping.Load() }, Logger: s.log})
 	s.feed = feed.New(feed.Options{Store: s.store, Logger: s.log, Registerer: reg})
+	enroller := &enrol.Service{Cloud: s.cfg.Name, Root: func() ed25519.PrivateKey { return s.keys.Ring().Root }, Store: s.store}
 	s.api, err = api.New(api.Options{
 		Tell:  func(agent string) { s.receipts.Due(agent, nil, nil) },
-		Store: s.store, Feed: s.feed, Enroller: &enrol.Service{Cloud: s.cfg.Name, Root: ring.Root, Store: s.store}, Ready: s.ready, Access: access,
+		Store: s.store, Feed: s.feed, Enroller: enroller, Ready: s.ready, Access: access,
 		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
 	})
 	return err
@@ -178,6 +182,9 @@ func (s *Server) ready(ctx context.Context) ([]string, error) {
 		s.log.Warn("server: not ready", "error", err)
 		return nil, errStore
 	}
+	if note := s.keys.Ring().Note(time.Now()); note != "" {
+		notes = append(notes, note)
+	}
 	return notes, nil
 }
 
@@ -193,10 +200,11 @@ func (s *Server) AppAddr() string { return s.private.Addr().String() }
 func (s *Server) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.Background())
 	defer stopWork()
-	listeners, workers := make(chan error, 2), make(chan error, 3)
+	listeners, workers := make(chan error, 2), make(chan error, 4)
 	go func() { workers <- s.receipts.Run(work) }()
 	go func() { workers <- s.feed.Run(work) }()
 	go func() { workers <- s.maintain(work) }()
+	go func() { workers <- s.keys.Run(work) }()
 	go func() { listeners <- serving("public.listen", s.api.Serve(s.public)) }()
 	go func() { listeners <- serving("app.listen", s.app.Serve(s.private)) }()
 
