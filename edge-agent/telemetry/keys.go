@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -186,12 +187,16 @@ func ParseToken(s string) (Token, error) {
 	return Token{ID: part[0], Secret: part[1], Fingerprint: part[2]}, nil
 }
 
-// String returns the token's text, which must not be logged: slog is given the
-// id alone.
+// String returns the token's text, which must not be logged: slog and fmt are
+// given the id alone.
 func (t Token) String() string { return t.ID + "." + t.Secret + "." + t.Fingerprint }
 
 // LogValue returns the token's id.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.ID) }
+
+// Format writes the token's id, whatever the verb: an error or a log line that has
+// the token in it does not give its secret away.
+func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "token "+t.ID) }
 
 // SecretHash returns what the cloud keeps of the secret.
 func (t Token) SecretHash() [32]byte { return sha256.Sum256([]byte(t.Secret)) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -44,10 +45,16 @@ func TestTokensRoundTrip(t *testing.T) {
 	}
 }
 
-// A token that is logged shows its id alone.
+// A token that is logged or printed shows its id alone, also as a part of
+// something else and by way of its address; only String gives it away.
 func TestTokensAreNotLogged(t *testing.T) {
 	tok := telemetry.NewToken(pub(rootKey))
 	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, v := range []any{tok, &tok, []telemetry.Token{tok}, struct{ T telemetry.Token }{tok}, fmt.Errorf("enrol with %v", tok)} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+	}
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("enrolled", "token", tok)
 	slog.New(slog.NewTextHandler(&out, nil)).Info("enrolled", "token", tok)
 	if s := out.String(); strings.Contains(s, tok.Secret) || !strings.Contains(s, tok.ID) {
