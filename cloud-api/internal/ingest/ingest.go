@@ -4,6 +4,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -216,7 +217,8 @@ func frameOf(f *telemetry.SealedFrame, at time.Time) store.Frame {
 func (s *Service) quarantine(ctx context.Context, f *telemetry.SealedFrame, why error, at time.Time) (string, error) {
 	s.opt.Logger.Warn("ingest: frame quarantined", "agent", f.Header.Agent, "epoch", f.Header.Epoch.String(), "first", f.Header.First, "last", f.Header.Last, "error", why)
 	frame := frameOf(f, at)
-	frame.Raw, frame.Why = f.Bytes(), why.Error()
+	// A copy: a store that is not waited for any more may still read it.
+	frame.Raw, frame.Why = bytes.Clone(f.Bytes()), why.Error()
 	res, err := s.opt.Store.Commit(ctx, frame)
 	if errors.Is(err, store.ErrRevoked) {
 		return s.refuse(ctx, f, at), nil

@@ -9,7 +9,7 @@ import (
 // Epoch is the ledger of one (agent, epoch): the cloud's whole knowledge of
 // which of its sequence numbers are where. The zero Epoch knows nothing.
 //
-// Every number from 1 on is held, expired (held once, removed by the cloud's
+// Every number from 1 on is held, expired (here once, removed by the cloud's
 // own retention), quarantined (its frame was kept raw because it could not be
 // stored), lost (with a reason), on the device, or missing: none of these, and
 // below what the device still has.
@@ -63,6 +63,14 @@ func (e *Epoch) Expire(r telemetry.Range) {
 		e.Expired.Add(part)
 	}
 	e.Held.Remove(r)
+}
+
+// ExpireRaw says that retention removed what was kept raw of r.
+func (e *Epoch) ExpireRaw(r telemetry.Range) {
+	for _, part := range e.Quarantined.Within(r) {
+		e.Expired.Add(part)
+	}
+	e.Quarantined.Remove(r)
 }
 
 // Quarantine says that r came in a frame that could not be stored. It counts

@@ -252,10 +252,20 @@ func (a *Agent) sum(was, is ledger.Summary) {
 }
 
 // Expire says in the ledger and the agent's totals that retention removed what
-// is held of r. Records among them that are no readings count as removed too.
-func (a *Agent) Expire(l *ledger.Epoch, r telemetry.Range) {
+// is held of the ranges. Records among them that are no readings count as removed
+// too.
+func (a *Agent) Expire(l *ledger.Epoch, ranges ...telemetry.Range) {
 	was := l.Summary()
-	l.Expire(r)
+	for _, r := range ranges {
+		l.Expire(r)
+	}
+	a.sum(was, l.Summary())
+}
+
+// ExpireRaw says that retention removed the quarantined frame of the range.
+func (a *Agent) ExpireRaw(l *ledger.Epoch, r telemetry.Range) {
+	was := l.Summary()
+	l.ExpireRaw(r)
 	a.sum(was, l.Summary())
 }
 

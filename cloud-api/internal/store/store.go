@@ -97,9 +97,10 @@ type Store interface {
 	Revoke(ctx context.Context, agent string, at time.Time) error
 
 	// Maintain does what need not be done at once: it corrects times that were
-	// stored before their clock was known, and removes readings older than the
-	// store's retention, which the ledger then calls expired. It works in small
-	// transactions, and may be called at any time by any replica.
+	// stored before their clock was known, and removes what is older than the
+	// store's retention: readings, losses, anchors and quarantined frames, which
+	// the ledger then calls expired. It works in small transactions, and may be
+	// called at any time by any replica.
 	Maintain(ctx context.Context) error
 
 	// Notes returns what an operator should know of the database, such as a

@@ -36,11 +36,13 @@ type Options struct {
 
 // Store is a store.Store in one PostgreSQL database.
 type Store struct {
-	opt  Options
-	pool *pgxpool.Pool
+	opt   Options
+	pool  *pgxpool.Pool
+	lines lines
 
-	mu     sync.Mutex
-	topics map[topicKey]int64
+	mu      sync.Mutex
+	topics  map[topicKey]int64
+	retired time.Time // when retention was last looked at
 }
 
 var _ store.Store = (*Store)(nil)

@@ -4,104 +4,130 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/clock"
+	"github.com/holdfast-edge/holdfast/cloud-api/internal/store"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
-// times returns what is known of true time around the frame's records with the
-// frame's own anchors worked in, and notes when they change stored times.
-func (c *commit) times(epoch int64) (*clock.Timeline, error) {
-	// First: the epoch's own boot decides whose anchors count.
-	start := c.m.FreshStart()
-	if start != nil {
-		if _, err := c.tx.Exec(c.ctx, "UPDATE epochs SET boot = $1 WHERE id = $2", start.Boot[:], epoch); err != nil {
+// timesOf returns what is known of true time around the records that the frames
+// bring of an epoch, with their own anchors worked in, and notes when those change
+// stored times.
+func (c *commit) timesOf(e telemetry.Epoch, merges []*store.Merge) (*clock.Timeline, error) {
+	id := c.ids[e]
+	var start *telemetry.Start
+	var anchors []clock.Point
+	lo, hi, notAfter, last := time.Duration(math.MaxInt64), time.Duration(0), int64(0), uint64(0)
+	for _, m := range merges {
+		if m.Frame.Epoch != e || len(m.Fresh) == 0 {
+			continue
+		}
+		recs := m.Frame.Records
+		lo, hi = min(lo, recs[0].At.Boot), max(hi, recs[len(recs)-1].At.Boot)
+		if s := m.FreshStart(); s != nil {
+			start = s
+		}
+		if n := m.NotAfter(); n > 0 && (notAfter == 0 || n < notAfter) {
+			notAfter = n
+		}
+		anchors, last = append(anchors, m.Anchors()...), max(last, m.Frame.Last)
+	}
+	if start != nil { // first: the epoch's own boot decides whose anchors count
+		if _, err := c.db.Exec(c.ctx, "UPDATE epochs SET boot = $1 WHERE id = $2", start.Boot[:], id); err != nil {
 			return nil, err
 		}
 	}
-	recs := c.m.Frame.Records
-	t, err := timeline(c.ctx, c.tx, epoch, recs[0].At.Boot, recs[len(recs)-1].At.Boot)
+	t, err := timeline(c.ctx, c.db, id, lo, hi)
 	if err != nil {
 		return nil, err
 	}
 	stale := false
-	for _, p := range c.m.Anchors() {
+	for _, p := range anchors {
 		stale = stale || t.Changes(p)
 		t.Add(p)
 	}
-	var b pgx.Batch
-	if offset := c.m.NotAfter(); offset > 0 {
-		b.Queue("UPDATE epochs SET not_after = $1 WHERE id = $2 AND (not_after = 0 OR not_after > $1)", offset, epoch)
-		if t.NotAfter == 0 || t.NotAfter > offset {
-			t.NotAfter = offset
-		}
-	}
 	if start != nil {
 		// What this boot's clock said elsewhere counts from now on.
-		held := c.m.Ledgers[c.m.Frame.Epoch].Held
-		stale = stale || len(held) > 1 || held.Max() > c.m.Frame.Last
+		held := c.ledgers[e].Held
+		stale = stale || len(held) > 1 || held.Max() > last
+	}
+	if notAfter > 0 && (t.NotAfter == 0 || t.NotAfter > notAfter) {
+		t.NotAfter = notAfter
+	}
+	c.noteTimes(id, notAfter, stale)
+	return t, nil
+}
+
+// noteTimes keeps the bound that frames proved, and that times are to be made anew.
+func (c *commit) noteTimes(epoch, notAfter int64, stale bool) {
+	if notAfter > 0 {
+		c.out.Queue("UPDATE epochs SET not_after = $1 WHERE id = $2 AND (not_after = 0 OR not_after > $1)", notAfter, epoch)
 	}
 	if stale {
-		b.Queue("UPDATE epochs SET stale = epochs.stale + 1 FROM epochs own WHERE own.id = $1 AND (epochs.id = own.id OR epochs.agent_id = own.agent_id AND epochs.boot = own.boot)", epoch)
+		c.out.Queue("UPDATE epochs SET stale = epochs.stale + 1 FROM epochs own WHERE own.id = $1 AND (epochs.id = own.id OR epochs.agent_id = own.agent_id AND epochs.boot = own.boot)", epoch)
 	}
-	if b.Len() == 0 {
-		return t, nil
-	}
-	return t, c.tx.SendBatch(c.ctx, &b).Close()
 }
 
 // timeline reads the synchronised anchors of the epoch from the last one at or
 // before lo to the first one after hi; the nearest of another epoch of the same
 // boot if there is none before lo; and the bounds if there is none at all.
-func timeline(ctx context.Context, tx pgx.Tx, epoch int64, lo, hi time.Duration) (*clock.Timeline, error) {
-	const around = `(SELECT boot, wall FROM anchors WHERE epoch_id = $1 AND boot <= $2 AND synchronised ORDER BY boot DESC LIMIT 1)
+func timeline(ctx context.Context, db querier, epoch int64, lo, hi time.Duration) (*clock.Timeline, error) {
+	var b pgx.Batch
+	b.Queue(`(SELECT boot, wall FROM anchors WHERE epoch_id = $1 AND boot <= $2 AND synchronised ORDER BY boot DESC LIMIT 1)
 		UNION ALL SELECT boot, wall FROM anchors WHERE epoch_id = $1 AND boot > $2 AND boot <= $3 AND synchronised
-		UNION ALL (SELECT boot, wall FROM anchors WHERE epoch_id = $1 AND boot > $3 AND synchronised ORDER BY boot LIMIT 1)`
-	const sameBoot = `SELECT a.boot, a.wall FROM epochs own JOIN epochs e ON e.agent_id = own.agent_id AND e.boot = own.boot JOIN anchors a ON a.epoch_id = e.id
-		WHERE own.id = $1 AND e.id <> own.id AND a.synchronised ORDER BY abs(a.boot - $2) LIMIT 1`
-	t := &clock.Timeline{}
-	if err := points(ctx, tx, t, around, epoch, int64(lo), int64(max(lo, hi))); err != nil {
+		UNION ALL (SELECT boot, wall FROM anchors WHERE epoch_id = $1 AND boot > $3 AND synchronised ORDER BY boot LIMIT 1)`, epoch, int64(lo), int64(max(lo, hi)))
+	b.Queue(`SELECT a.boot, a.wall FROM epochs own JOIN epochs e ON e.agent_id = own.agent_id AND e.boot = own.boot JOIN anchors a ON a.epoch_id = e.id
+		WHERE own.id = $1 AND e.id <> own.id AND a.synchronised ORDER BY abs(a.boot - $2) LIMIT 1`, epoch, int64(lo))
+	r := db.SendBatch(ctx, &b)
+	around, err := points(r)
+	sameBoot, err2 := points(r)
+	if err := errors.Join(err, err2, r.Close()); err != nil {
 		return nil, err
 	}
+	t := &clock.Timeline{}
+	for _, p := range around {
+		t.Add(p)
+	}
 	if len(t.Points) == 0 || t.Points[0].Boot > lo {
-		if err := points(ctx, tx, t, sameBoot, epoch, int64(lo)); err != nil {
-			return nil, err
+		for _, p := range sameBoot {
+			t.Add(p)
 		}
 	}
 	if len(t.Points) > 0 {
 		return t, nil
 	}
-	return t, bounds(ctx, tx, t, epoch)
+	return t, bounds(ctx, db, t, epoch)
 }
 
-func points(ctx context.Context, tx pgx.Tx, t *clock.Timeline, query string, args ...any) error {
-	list, err := list(ctx, tx, func(scan func(...any) error) (clock.Point, error) {
-		var boot, wall int64
-		err := scan(&boot, &wall)
-		return clock.Point{Boot: time.Duration(boot), Offset: wall - boot}, err
-	}, query, args...)
-	for _, p := range list {
-		t.Add(p)
-	}
-	return err
-}
-
-func bounds(ctx context.Context, tx pgx.Tx, t *clock.Timeline, epoch int64) error {
-	err := tx.QueryRow(ctx, `SELECT coalesce(min(e.not_after), 0) FROM epochs own JOIN epochs e ON e.id = own.id OR e.agent_id = own.agent_id AND e.boot = own.boot
-		WHERE own.id = $1 AND e.not_after > 0`, epoch).Scan(&t.NotAfter)
+func points(r pgx.BatchResults) ([]clock.Point, error) {
+	rows, err := r.Query()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = tx.QueryRow(ctx, `SELECT r.corrected FROM (SELECT p.* FROM epochs own JOIN epochs p ON p.agent_id = own.agent_id AND p.ordinal < own.ordinal AND p.last_received > 0
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (clock.Point, error) {
+		var boot, wall int64
+		err := row.Scan(&boot, &wall)
+		return clock.Point{Boot: time.Duration(boot), Offset: wall - boot}, err
+	})
+}
+
+func bounds(ctx context.Context, db querier, t *clock.Timeline, epoch int64) error {
+	var b pgx.Batch
+	b.Queue(`SELECT coalesce(min(e.not_after), 0) FROM epochs own JOIN epochs e ON e.id = own.id OR e.agent_id = own.agent_id AND e.boot = own.boot
+		WHERE own.id = $1 AND e.not_after > 0`, epoch)
+	b.Queue(`SELECT r.corrected FROM (SELECT p.* FROM epochs own JOIN epochs p ON p.agent_id = own.agent_id AND p.ordinal < own.ordinal AND p.last_received > 0
 			WHERE own.id = $1 ORDER BY p.ordinal DESC LIMIT 1) p
-		JOIN readings r ON r.epoch_id = p.id AND r.received BETWEEN p.first_received AND p.last_received ORDER BY r.seq DESC LIMIT 1`, epoch).Scan(&t.NotBefore)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil
+		JOIN readings r ON r.epoch_id = p.id AND r.received BETWEEN p.first_received AND p.last_received ORDER BY r.seq DESC LIMIT 1`, epoch)
+	r := db.SendBatch(ctx, &b)
+	err := r.QueryRow().Scan(&t.NotAfter)
+	if before := r.QueryRow().Scan(&t.NotBefore); !errors.Is(before, pgx.ErrNoRows) {
+		err = errors.Join(err, before)
 	}
-	return err
+	return errors.Join(err, r.Close())
 }
 
 // maintainStep is how many readings one transaction of Maintain looks at.

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,10 +13,10 @@ import (
 
 // Reject implements store.Store.
 func (s *Store) Reject(ctx context.Context, r store.Rejected) error {
-	raw := r.Raw[:min(len(r.Raw), store.SampleBytes)]
+	size, raw := len(r.Raw), bytes.Clone(r.Raw[:min(len(r.Raw), store.SampleBytes)]) // the caller may not wait
 	return s.write.do(ctx, func(ses *session) error {
 		_, err := ses.exec("INSERT INTO quarantine (agent, trusted, epoch, first, last, why, size, received, raw) VALUES (?, 0, '', 0, 0, ?, ?, ?, ?)",
-			r.Agent, r.Why, len(r.Raw), r.Received.UnixNano(), notNil(raw))
+			r.Agent, r.Why, size, r.Received.UnixNano(), notNil(raw))
 		if err == nil {
 			_, err = ses.exec("DELETE FROM quarantine WHERE trusted = 0 AND id <= (SELECT id FROM quarantine WHERE trusted = 0 ORDER BY id DESC LIMIT 1 OFFSET ?)", s.opt.Samples)
 		}

@@ -1,7 +1,11 @@
 package sqlite_test
 
 import (
+	"database/sql"
+	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +34,42 @@ func fresh(t *testing.T) storetest.Database {
 
 // SQLite behaves as every store does.
 func TestConformance(t *testing.T) { storetest.Run(t, fresh) }
+
+// A file made by an older version keeps what is in it and gets what it lacks; one
+// of a newer version is refused.
+func TestOlderFileIsMigrated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cloud.db")
+	first, err := os.ReadFile("migrations/0001_schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(statement string) {
+		t.Helper()
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = db.Exec(statement)
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(string(first) + `; PRAGMA user_version=1; INSERT INTO agents (id, name, key, enrolled_at, held) VALUES (1, 'a', x'00', 1, 1);
+		INSERT INTO epochs (id, agent_id, ordinal, eid, ledger, received_at) VALUES (1, 1, 1, x'0000000000000000', x'', 7);
+		INSERT INTO anchors (epoch_id, seq, boot, wall, synchronised, moved, max_error) VALUES (1, 1, 0, 0, 1, 0, 0)`)
+	st := database(path).Open(t, time.Now(), 0)
+	if a, err := st.Agent(t.Context(), "a"); err != nil || a.Held != 1 || !a.RevokedAt.IsZero() {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = database(path).Open(t, time.Now(), 0).Close()
+	do("PRAGMA user_version=99")
+	if _, err := sqlite.Open(t.Context(), sqlite.Options{Path: path}); err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("a newer file: %v", err)
+	}
+}
 
 // How fast frames go in, new and again.
 func BenchmarkCommit(b *testing.B) {

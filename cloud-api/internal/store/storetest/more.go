@@ -34,6 +34,9 @@ func more() map[string]func(*testing.T, Database) {
 		"TopicsOfAgentsAreApart":       topicsOfAgentsAreApart,
 		"ExpiredHoleStaysExplained":    expiredHoleStaysExplained,
 		"FailedFrameHarmsNoOther":      failedFrameHarmsNoOther,
+		"RetentionExpiresTheRest":      retentionExpiresTheRest,
+		"NeededAnchorStays":            neededAnchorStays,
+		"OldTokensGo":                  oldTokensGo,
 		"RevokedAgentStoresNothing":    revokedAgentStoresNothing,
 		"NewTokenEndsARevocation":      newTokenEndsARevocation,
 	}
