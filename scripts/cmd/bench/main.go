@@ -22,7 +22,9 @@ const help = `Usage: ./scripts/bench WHAT [flags]
   uplink    from the outbox to the receipt through two real sidecars: bytes on the
             wire, a backlog of a million readings, what sidecars keep resident
   telemetry encoding and decoding of frames (go test -bench)
-  store     the cloud's ingest and store alone (go test -bench)
+  cloud     the cloud: ingest, replay, memory, a chart, the dashboard, on SQLite and
+            PostgreSQL, beside plain COPY
+  store     the cloud's store alone (go test -bench)
 
 ./scripts/bench WHAT --help lists the flags of each.
 `
@@ -38,6 +40,7 @@ var benches = []bench{
 	{"outbox", outbox},
 	{"uplink", uplink},
 	{"telemetry", goBench("edge-agent/telemetry", "./...")},
+	{"cloud", benchCloud},
 	{"store", goBench("cloud-api", "./...")},
 }
 
