@@ -200,11 +200,36 @@ func (c *course) either(short, long time.Duration) time.Duration {
 	return short
 }
 
+// copyFolder copies folders and files. A socket in it is left out: it is nothing
+// without the process that listens on it, on a card as well.
 func copyFolder(to, from string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
-	return os.CopyFS(to, os.DirFS(from))
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch target := filepath.Join(to, rel); {
+		case e.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case e.Type().IsRegular():
+			return copyFile(target, path)
+		}
+		return nil
+	})
+}
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
 }
 
 func replaceFolder(folder, by string) error {
@@ -221,11 +246,7 @@ func copyFiles(to, database string) error {
 		return err
 	}
 	return besides(database, func(path string) error {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, filepath.Base(path)), b, 0o600)
+		return copyFile(filepath.Join(to, filepath.Base(path)), path)
 	})
 }
 
