@@ -87,15 +87,13 @@ func (r *round) open(ctx context.Context) error {
 func (r *round) options(t *faults.Target) (stack.Options, error) {
 	o := stack.Options{
 		Root: r.root, Dir: r.dir, Programs: r.programs, Agent: "failover", Broker: r.drill.broker, Exposed: true, Supervise: supervise,
-		// Small, so that it can be filled within seconds.
-		AgentConfig: "outbox: {max_bytes: 64MiB, keep_bytes: 32MiB, reserve_bytes: 0}\n",
+		AgentConfig: r.outbox(),
 	}
 	if r.postgres != nil {
 		o.Postgres, o.Replicas = r.postgres, 3
 	}
 	if r.control != "" {
 		o.AgentEnv = append(o.AgentEnv, "HOLDFAST_FAULT_DELETE_ON=publish")
-		o.AgentConfig = "outbox: {max_bytes: 64MiB, keep_bytes: 0, reserve_bytes: 0}\n"
 	}
 	t.Clock = filepath.Join(r.dir, "clock.json")
 	if err := os.WriteFile(t.Clock, []byte("{}"), 0o600); err != nil {
@@ -103,6 +101,17 @@ func (r *round) options(t *faults.Target) (stack.Options, error) {
 	}
 	o.AgentEnv = append(o.AgentEnv, "HOLDFAST_FAULT_CLOCK="+t.Clock)
 	return o, r.mount(t, &o.Volumes)
+}
+
+// outbox is small, so that it can be filled within seconds, and large enough for
+// the messages of a minute.
+func (r *round) outbox() string {
+	size := max(24, int(r.rate/10))
+	keep := size / 2
+	if r.control != "" {
+		keep = 0 // what was deleted is gone
+	}
+	return fmt.Sprintf("outbox: {max_bytes: %dMiB, keep_bytes: %dMiB, reserve_bytes: 0}\n", size, keep)
 }
 
 // mount makes the disks that this machine can make.
