@@ -9,7 +9,6 @@ import (
 type testCase struct {
 	name  string
 	about string
-	size  int                // of a payload; 0: as short as they come
 	rate  float64            // messages a second; 0: as the options say
 	needs func(*test) string // why it cannot be played; nil: it always can
 	play  func(context.Context, *test) (note string, err error)
@@ -39,8 +38,8 @@ func cases() []testCase {
 		{name: "read-only", about: "the agent's folder becomes read-only, and writable again", play: readOnly},
 		{name: "processor", about: "an image for another processor is rolled out and taken back", needs: given("--foreign", func(o options) bool { return o.foreign != "" }), play: foreignImage},
 		{name: "label", about: "the node loses its label, and gets it again", play: unlabelled},
-		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", size: 4 << 10, rate: 400, play: outboxFull},
-		{name: "disk-full", about: "the disk of the edge node is full while the cloud is away", size: 4 << 10, rate: 400, needs: given("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
+		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", play: outboxFull},
+		{name: "disk-full", about: "the disk of the edge node is full while the cloud is away", needs: given("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
 		{name: "cut", about: "the network between edge and cloud is cut", needs: given("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
 		{name: "power", about: "the edge node loses power", needs: given("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
 		{name: "autoscale", about: "readers keep the cloud-api busy, and leave it again", rate: 20, needs: scalable, play: autoscale},

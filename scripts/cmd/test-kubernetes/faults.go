@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/mqtt"
 )
 
 func cut(ctx context.Context, t *test) (note string, err error) {
@@ -60,12 +63,14 @@ func (t *test) full(ctx context.Context, settings []string, fill, free func() er
 		return "", err
 	}
 	back, err := scaleDown(ctx, "deployment/cloud-api")
+	stop := t.flood(ctx)
 	if err == nil && fill != nil {
 		err = fill()
 	}
 	if err == nil {
 		err = t.stalls(ctx)
 	}
+	stop()
 	if free != nil {
 		err = errors.Join(err, free())
 	}
@@ -75,6 +80,28 @@ func (t *test) full(ctx context.Context, settings []string, fill, free func() er
 		settings[i] = name + "-" // kubectl's way to take one back
 	}
 	return "no PUBACK while it was full", errors.Join(err, t.setEdge(ctx, settings...))
+}
+
+// flood publishes large messages as fast as they are acknowledged, beside the sensors and counted by nobody: room is used up soon. They are
+// easily compressed, so that what piled up is also sent soon.
+func (t *test) flood(ctx context.Context) (stop func()) {
+	payload := make([]byte, 128<<10)
+	ctx, cancel := context.WithCancel(ctx)
+	p := mqtt.New(mqtt.Options{
+		Addr: t.relay.address(), ClientID: fmt.Sprintf("flood-%d", rand.Uint32()), Username: mqttUser, Password: t.password, Window: 4,
+		Next:  func() (mqtt.Message, bool) { return mqtt.Message{Topic: "flood", Payload: payload}, true },
+		Sent:  func(mqtt.Message, bool) {},
+		Acked: func(mqtt.Message, time.Time) {},
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.Run(ctx) // ends with ctx, and is only there to be in the way
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // setEdge changes the agent's environment and waits for the pod that has it.

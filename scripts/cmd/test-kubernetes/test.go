@@ -113,7 +113,7 @@ type load struct {
 
 func (t *test) newLoad(ctx context.Context, c testCase) *load {
 	t.prefix = "test/" + c.name
-	shape := sensors.Shape{Prefix: t.prefix, Seed: rand.Uint64(), Size: c.size}
+	shape := sensors.Shape{Prefix: t.prefix, Seed: rand.Uint64()}
 	t.book = oracle.New(shape, t.sensors)
 	l := &load{book: t.book, rate: t.rate, begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
 	if c.rate > 0 {
