@@ -68,6 +68,7 @@ func commitSome(tb testing.TB, o *Outbox, texts ...string) {
 		if err != nil {
 			tb.Fatal(err)
 		}
+		rec.At = o.opts.Now()
 		items = append(items, item{rec: rec, size: recordSize(&rec), done: func(uint64, error) {}})
 	}
 	if err := o.commit(items, false); err != nil {

@@ -12,9 +12,12 @@ import (
 )
 
 // maxCarried bounds how many losses of oversized messages one drop carries
-// forward; the rest are counted in the loss record of the drop itself. A sensor
-// that sends nothing else must not keep a full outbox full.
+// forward, and carriedBytes the room they take; the rest are counted in the loss
+// record of the drop itself. A sensor that sends nothing else must not keep a full
+// outbox full.
 const maxCarried = 256
+
+func (o *Options) carriedBytes() int { return int(max(minSegment, o.SegmentBytes) / 16) }
 
 func (o *Outbox) lossItem(l *telemetry.Loss, done func(uint64, error)) item {
 	rec := telemetry.Record{At: o.opts.Now(), Kind: telemetry.KindLoss, Loss: l}
@@ -143,14 +146,16 @@ func tally(rd *reader, r *run, seqs telemetry.Range, reason telemetry.Reason) *t
 // not receipted, so what they explain would go unexplained with them.
 func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.Loss {
 	var out []*telemetry.Loss
-	oversized := 0
+	oversized, room := 0, o.opts.carriedBytes()
 	err := eachLoss(rd, r, seqs, func(_ uint64, l *telemetry.Loss) {
 		switch {
 		case l.Oversized == nil:
 			out = appendLossRecord(out, l)
 		case oversized < maxCarried:
-			oversized++
-			out = append(out, l)
+			if room -= recordSize(&telemetry.Record{Loss: l}); room >= 0 {
+				oversized++
+				out = append(out, l)
+			}
 		}
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +76,12 @@ func (w *world) appendSome() {
 	drafts := make([]Draft, n)
 	for i := range drafts {
 		drafts[i] = reading("t/"+strconv.Itoa(w.rng.IntN(9)), w.text())
+		switch w.rng.IntN(60) {
+		case 0:
+			drafts[i] = Draft{Oversized: &telemetry.Oversized{Topic: strings.Repeat("o", w.rng.IntN(300)), Size: 1 << 20}}
+		case 1:
+			drafts[i] = Draft{Anchor: &telemetry.Anchor{Synchronised: w.rng.IntN(2) == 0}}
+		}
 	}
 	last, err := w.box.Append(context.Background(), drafts...)
 	if errors.Is(err, ErrFull) {
@@ -85,7 +92,9 @@ func (w *world) appendSome() {
 		w.tb.Fatalf("append: %v", err)
 	}
 	for _, d := range drafts {
-		w.sent[string(d.Reading.Payload)] = e
+		if d.Reading != nil {
+			w.sent[string(d.Reading.Payload)] = e
+		}
 	}
 	if last > w.acked[e] {
 		w.acked[e] = last

@@ -129,6 +129,9 @@ func drainChild(dir string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := x.Append(context.Background(), drafts(1)...); err != nil { // a device goes on recording
+		return errors.Join(err, x.stop())
+	}
 	start := time.Now()
 	n, err := drainBox(x)
 	if err != nil {
