@@ -124,11 +124,36 @@ func powerCut(ctx context.Context, t *Target) (string, error) {
 	return fmt.Sprintf("%d cuts, %d messages stored between them", cuts, t.Acknowledged()-before), nil
 }
 
+// copyFolder copies folders and files. A socket in it is left out: it is nothing
+// without the process that listens on it, on a card as well.
 func copyFolder(to, from string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
-	return os.CopyFS(to, os.DirFS(from))
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch target := filepath.Join(to, rel); {
+		case e.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case e.Type().IsRegular():
+			return copyFile(target, path)
+		}
+		return nil
+	})
+}
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
 }
 
 // replaceFolder puts the content of a folder in the place of another's, synced as
@@ -140,15 +165,9 @@ func replaceFolder(folder, by string) error {
 	if err := os.RemoveAll(by); err != nil {
 		return err
 	}
-	err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
-		}
-		// Keys are secret again: CopyFS makes files as they were, and more.
-		if !e.IsDir() {
-			if err := os.Chmod(path, 0o600); err != nil {
-				return err
-			}
 		}
 		return syncPath(path)
 	})

@@ -66,7 +66,7 @@ func (t *Target) full(ctx context.Context) (string, error) {
 func outboxOverflows(ctx context.Context, t *Target) (words string, err error) {
 	s := t.Stack
 	id := fmt.Sprintf("overflow-%d", time.Now().UnixNano())
-	e, err := s.Device(ctx, id, id, filepath.Join(s.Dir(), "edge", id), "outbox: {max_bytes: 16MiB, keep_bytes: 0, reserve_bytes: 0, full: drop-oldest}\n")
+	e, err := s.Device(ctx, id, id, filepath.Join(s.Dir(), "edge", id), "outbox: {max_bytes: 16MiB, keep_bytes: 0, reserve_bytes: 4MiB, full: drop-oldest}\n")
 	if err != nil {
 		return "", err
 	}
