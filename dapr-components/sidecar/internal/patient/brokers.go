@@ -114,7 +114,11 @@ func watchRabbitMQ(ctx context.Context, props map[string]string) (<-chan struct{
 		Heartbeat: 10 * time.Second, Locale: "en_US", TLSClientConfig: conf,
 		Properties: amqp.Table{"connection_name": props["consumerID"] + " watch"},
 		Dial: func(network, addr string) (net.Conn, error) {
-			return dial(ctx, network, addr)
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return impatient{c}, nil
 		},
 	}
 	if external, _ := strconv.ParseBool(props["saslExternal"]); external {
@@ -130,7 +134,35 @@ func watchRabbitMQ(ctx context.Context, props map[string]string) (<-chan struct{
 		_ = <-closed // whatever the reason
 		close(lost)
 	}()
-	return lost, func() { _ = conn.Close() }, nil // it is idle: there is nothing to lose in closing it
+	// It is idle: there is nothing to lose in closing it, and a server that is silent is not waited for.
+	return lost, func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) }, nil
+}
+
+// silence is three heartbeats of RabbitMQ.
+const silence = 30 * time.Second
+
+// impatient is a connection on which nothing may be heard for longer than silence. AMQP's client library sees to that itself, but only
+// after it has heard a first heartbeat: a server that falls silent before it would never be found dead.
+type impatient struct{ net.Conn }
+
+func (c impatient) Read(b []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(silence)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c impatient) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline never takes the deadline away.
+func (c impatient) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		t = time.Now().Add(silence)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // dial connects within ten seconds, for the handshake as well: the client library takes the deadline away when that is done.
