@@ -106,7 +106,7 @@ func (r *round) options(t *faults.Target) (stack.Options, error) {
 // outbox is small, so that it can be filled within seconds, and large enough for
 // the messages of a minute.
 func (r *round) outbox() string {
-	size := max(24, int(r.rate/10))
+	size := max(24, int(r.rate/40))
 	keep := size / 2
 	if r.control != "" {
 		keep = 0 // what was deleted is gone
