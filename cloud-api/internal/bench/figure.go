@@ -33,9 +33,9 @@ func (g goal) met(v float64) bool { return v >= g.least && (g.most == 0 || v <= 
 func (g goal) String() string {
 	switch {
 	case g.least > 0:
-		return fmt.Sprintf("≥ %g", g.least)
+		return fmt.Sprintf("≥ %.4g", g.least)
 	case g.most > 0:
-		return fmt.Sprintf("≤ %g", g.most)
+		return fmt.Sprintf("≤ %.4g", g.most)
 	}
 	return ""
 }

@@ -25,6 +25,9 @@ const (
 	inFlight  = 4    // frames that an agent has on the way
 )
 
+// fleets are the numbers of agents that ingest is measured with.
+var fleets = []int{1, 8}
+
 // device is an agent that makes frames.
 type device struct {
 	name  string
@@ -113,12 +116,15 @@ func (b *bench) postgres(ctx context.Context) (err error) {
 		return err
 	}
 	b.add("plain COPY of such rows, 1000 a transaction", copied, "rows/s", goal{})
-	for agents, list := range rates {
-		ratios := make([]float64, len(list))
-		for i := range list {
-			ratios[i] = list[i] / median(copied)
+	// Both vary with what else the disk does: each round of ingest is held to the
+	// COPY that ran right after it.
+	for _, agents := range fleets {
+		ratios := make([]float64, b.rounds)
+		for i, rate := range rates[agents] {
+			ratios[i] = rate / copied[0]
+			copied = copied[1:]
 		}
-		b.add(fmt.Sprintf("PostgreSQL: ingest beside plain COPY, %d agents", agents), ratios, "x", goal{least: 0.5})
+		b.add(fmt.Sprintf("PostgreSQL: ingest beside plain COPY, agents: %d", agents), ratios, "x", goal{least: 0.5})
 	}
 	return nil
 }
@@ -154,7 +160,7 @@ func (b *bench) startPostgres(ctx context.Context, name string) (*cloud, string,
 // eight. beside, where it is not nil, runs after each round of new frames.
 func (b *bench) ingest(ctx context.Context, c *cloud, name string, beside func() error) (map[int][]float64, error) {
 	rates := map[int][]float64{}
-	for _, agents := range []int{1, 8} {
+	for _, agents := range fleets {
 		devices, err := b.fleet(ctx, c, fmt.Sprintf("ingest-%d", agents), agents)
 		if err != nil {
 			return nil, err
@@ -186,8 +192,8 @@ func (b *bench) ingest(ctx context.Context, c *cloud, name string, beside func()
 				*into = append(*into, rate)
 			}
 		}
-		b.add(fmt.Sprintf("%s: ingest over HTTP, %d agents, 1000 a frame", name, agents), rates[agents], "rows/s", goal{least: 60_000})
-		b.add(fmt.Sprintf("%s: the same frames again, %d agents", name, agents), again, "rows/s", goal{least: 2 * median(sorted(rates[agents]))})
+		b.add(fmt.Sprintf("%s: ingest over HTTP, 1000 a frame, agents: %d", name, agents), rates[agents], "rows/s", goal{least: 60_000})
+		b.add(fmt.Sprintf("%s: the same frames again, agents: %d", name, agents), again, "rows/s", goal{least: 2 * median(sorted(rates[agents]))})
 	}
 	if err := b.complete(c); err != nil {
 		return nil, err

@@ -344,10 +344,10 @@ func Begins(f *Frame) bool {
 
 // FreshStart returns the frame's start record if it is fresh.
 func (m *Merge) FreshStart() *telemetry.Start {
-	if len(m.Fresh) == 0 || m.Fresh[0].First != 1 {
+	if !Begins(m.Frame) || len(m.Fresh) == 0 || m.Fresh[0].First != 1 {
 		return nil
 	}
-	return m.Frame.Slice(telemetry.Range{First: 1, Last: 1})[0].Start
+	return m.Frame.Records[0].Start
 }
 
 // NotAfter returns the largest clock offset that the frame proves possible, 0
