@@ -259,27 +259,23 @@ func (f *flasher) open(d disks.Disk) (target, error) {
 }
 
 // bar returns a progress bar with rate and time left. Where lines cannot be drawn
-// over, it prints every tenth.
+// over, it prints one now and then.
 func (f *flasher) bar() card.Progress {
-	const every = 200 * time.Millisecond
+	show, every := f.screen.Event, 5*time.Second
+	if f.screen.TTY() {
+		show, every = f.screen.Status, 200*time.Millisecond
+	}
 	var stage card.Stage
 	var begin, drawn time.Time
-	tenth := int64(-1)
 	return func(now card.Stage, done, total int64) {
 		if now != stage {
-			stage, begin, drawn, tenth = now, time.Now(), time.Time{}, -1
+			stage, begin, drawn = now, time.Now(), time.Now()
 		}
-		if total == 0 || time.Since(drawn) < every && done < total {
+		if total == 0 || time.Since(drawn) < every {
 			return
 		}
 		drawn = time.Now()
-		text := bar(string(stage), done, total, time.Since(begin))
-		if f.screen.TTY() {
-			f.screen.Status("%s", text)
-		} else if t := 10 * done / total; t > tenth {
-			tenth = t
-			f.screen.Event("%s", text)
-		}
+		show("%s", bar(string(stage), done, total, time.Since(begin)))
 	}
 }
 

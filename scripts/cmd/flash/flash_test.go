@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/card"
+	"github.com/holdfast-edge/holdfast/scripts/internal/card/cardtest"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disks"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
@@ -215,4 +216,94 @@ func check(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// world is a folder with an image, its digest and a package, and flags that flash it to a file.
+func world(t *testing.T) options {
+	t.Helper()
+	dir := t.TempDir()
+	image := cardtest.Image(t)
+	sum := sha256.Sum256(image)
+	pkg := filepath.Join(dir, "holdfast-edge_1_arm64.deb")
+	check(t, os.WriteFile(filepath.Join(dir, "pi.img"), image, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "pi.img.sha256"), []byte(hex.EncodeToString(sum[:])+"  pi.img\n"), 0o600))
+	check(t, os.WriteFile(pkg, bytes.Repeat([]byte("package "), 1000), 0o600))
+	return options{image: filepath.Join(dir, "pi.img"), output: filepath.Join(dir, "card.img"), agent: "pi", packages: []string{pkg}}
+}
+
+// A card in a file is the image with the node on its boot partition, and says what was done.
+func TestFlashToAFile(t *testing.T) {
+	o := world(t)
+	f, out := flasherFor(t, o, "")
+	check(t, f.flash(t.Context()))
+	written, err := os.Open(o.output)
+	check(t, err)
+	defer written.Close()
+	boot, err := card.OpenBoot(t.Context(), written, t.TempDir())
+	check(t, err)
+	defer boot.Close()
+	for _, name := range []string{"holdfast.tar", "holdfast-first-boot.sh", "holdfast-firstrun.sh"} {
+		if b, err := boot.Read(name); err != nil || len(b) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if b, err := boot.Read("cmdline.txt"); err != nil || !strings.Contains(string(b), "systemd.run=/boot/firmware/holdfast-firstrun.sh") {
+		t.Errorf("cmdline.txt: %s, %v", b, err)
+	}
+	if shown := text(t, out); !strings.Contains(shown, "written and verified") {
+		t.Errorf("shown: %s", shown)
+	}
+}
+
+// A dry run looks at everything and writes nothing.
+func TestDryRun(t *testing.T) {
+	o := world(t)
+	o.dryRun = true
+	f, out := flasherFor(t, o, "")
+	check(t, f.flash(t.Context()))
+	if left, err := filepath.Glob(o.output + "*"); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if shown := text(t, out); !strings.Contains(shown, "nothing was written") {
+		t.Errorf("shown: %s", shown)
+	}
+}
+
+// A card that is too small for the image is refused with both sizes, before it is opened.
+func TestCardTooSmall(t *testing.T) {
+	o := world(t)
+	o.device, o.output = o.image, "" // any path that exists
+	device, err := disks.Canonical(o.device)
+	check(t, err)
+	f, _ := flasherFor(t, o, "", disks.Disk{Path: device, Size: cardtest.Size - 512, Removable: true})
+	if err := f.flash(t.Context()); err == nil || !strings.Contains(err.Error(), "take a larger card") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+// A boot partition without room for the node, and an image that is no image, end the run and leave no card.
+func TestNothingIsLeftOfAFailure(t *testing.T) {
+	fails := func(o options, want error) {
+		t.Helper()
+		f, _ := flasherFor(t, o, "")
+		if err := f.flash(t.Context()); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+		if left, err := filepath.Glob(o.output + "*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+	o := world(t)
+	check(t, os.Truncate(o.packages[0], cardtest.BootSize))
+	fails(o, card.ErrFull)
+	o = world(t)
+	check(t, os.Truncate(o.image, cardtest.Size-1<<20))
+	fails(o, card.ErrHash)
+	sum, err := card.Sum(t.Context(), o.image, nil)
+	check(t, err)
+	o.sha256 = sum // the digest of what was downloaded, as some would take it
+	fails(o, card.ErrTruncated)
+	o = world(t)
+	o.keep = true
+	fails(o, os.ErrNotExist) // there is no card to keep anything of
 }

@@ -26,11 +26,17 @@ const (
 
 // firstBoot flashes a card and pulls the plug in the middle of its first boot, twice.
 func (r *rig) firstBoot(ctx context.Context) error {
+	return r.newCard(ctx, "holdfast: step: install the package", "holdfast: step: remove secrets")
+}
+
+// newCard flashes a card, pulls the plug when the console says one of these, and
+// has it running in the end.
+func (r *rig) newCard(ctx context.Context, cuts ...string) error {
 	r.card = filepath.Join(r.dir, "card.img")
 	if err := r.write(ctx, r.images.cloudInit, agent); err != nil {
 		return err
 	}
-	for _, step := range []string{"holdfast: step: install the package", "holdfast: step: remove secrets"} {
+	for _, step := range cuts {
 		if err := r.boot(ctx, step); err != nil {
 			return err
 		}
@@ -42,36 +48,41 @@ func (r *rig) firstBoot(ctx context.Context) error {
 	if err := r.boot(ctx, "holdfast: this card is a node"); err != nil {
 		return err
 	}
-	if err := r.noSecrets(ctx); err != nil {
-		return err
-	}
 	r.publish(ctx)
 	if err := r.flows(ctx); err != nil {
+		return err
+	}
+	if err := r.settledIn(ctx); err != nil {
 		return err
 	}
 	return r.finish(ctx)
 }
 
-// noSecrets looks for what must not stay on the boot partition.
-func (r *rig) noSecrets(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+// settledIn waits until the guest is what the flags asked for, and looks for what
+// must not stay on its boot partition.
+func (r *rig) settledIn(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	if err := r.guest.Reachable(ctx); err != nil {
+	if err := r.guest.Reachable(wait); err != nil {
 		return err
 	}
-	out, err := r.guest.Run(ctx, "ls /boot/firmware; cat /etc/hostname /etc/timezone; stat -c %a /var/lib/holdfast; systemctl is-enabled holdfast-first-boot.service || true", nil)
-	if err != nil {
-		return err
-	}
-	if strings.Contains(out, "holdfast.tar") {
-		return fmt.Errorf("the boot partition still has the archive with the secrets:\n%s", out)
-	}
-	for _, want := range []string{agent, "Europe/Berlin", "700"} {
-		if !strings.Contains(out, want) {
-			return fmt.Errorf("no %q in:\n%s", want, out)
+	return r.until(ctx, bootLimit, func() error {
+		out, err := r.guest.Run(wait, "ls /boot/firmware; hostname; cat /etc/timezone; stat -c %a:%U /var/lib/holdfast; ls /etc/systemd/system", nil)
+		if err != nil {
+			return err
 		}
-	}
-	return nil
+		for _, want := range []string{agent, "Europe/Berlin", "700:holdfast"} {
+			if !strings.Contains(out, want) {
+				return fmt.Errorf("no %q in:\n%s", want, out)
+			}
+		}
+		for _, not := range []string{"holdfast.tar", "holdfast-first-boot.service"} {
+			if strings.Contains(out, not) {
+				return fmt.Errorf("%s is still there:\n%s", not, out)
+			}
+		}
+		return nil
+	})
 }
 
 // load pulls the plug while sensors publish and nothing can be sent.
@@ -110,10 +121,11 @@ func (r *rig) load(ctx context.Context) error {
 
 // offline starts the card with the cable pulled and the clock at 1970.
 func (r *rig) offline(ctx context.Context) error {
-	if r.guest != nil {
-		if err := r.off(); err != nil {
-			return err
-		}
+	if err := r.ensure(ctx); err != nil {
+		return err
+	}
+	if err := r.off(); err != nil {
+		return err
 	}
 	if err := r.cloud.Edge.Link.Cut(); err != nil {
 		return err
@@ -316,12 +328,15 @@ func (r *rig) off() error {
 	return g.Kill()
 }
 
-// ensure has the card running.
+// ensure has a card running that was set up.
 func (r *rig) ensure(ctx context.Context) error {
-	if r.guest != nil {
-		return nil
+	switch {
+	case r.card == "":
+		return r.newCard(ctx)
+	case r.guest == nil:
+		return r.boot(ctx, "")
 	}
-	return r.boot(ctx, "")
+	return nil
 }
 
 // publish lets the sensors run until quiet.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,26 +41,31 @@ It needs qemu-system-arm, mmdebstrap, binfmt-support with qemu-user-static, mtoo
 dosfstools, fdisk, zstd, cpio, kmod, e2fsprogs and an SSH client.
 
 Flags:
-  --only CASES   some of the above, separated by commas; later ones use the card of
-                 earlier ones, so first-boot always runs (but for firstrun)
+  --only CASES   some of the above, separated by commas. Without first-boot the card is
+                 booted for the first time with nobody pulling a plug
+  --package FILE, --upgrade FILE
+                 the packages to install and to upgrade to (default: built from this
+                 checkout)
   --dir DIR      where cards, consoles and logs are kept (default: a temporary folder,
                  kept only after a failure)
 `
 
 type options struct {
-	only []string
-	dir  string
+	only     []string
+	dir      string
+	old, new string // packages
 }
 
 func main() {
 	fs := flag.NewFlagSet("test-flash", flag.ExitOnError)
 	fs.Usage = func() { fmt.Fprint(os.Stderr, help) }
 	only, dir := fs.String("only", "", ""), fs.String("dir", "", "")
+	older, newer := fs.String("package", "", ""), fs.String("upgrade", "", "")
 	if err := fs.Parse(os.Args[1:]); err != nil || fs.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "test-flash: --help lists the flags")
 		os.Exit(2)
 	}
-	o := options{dir: *dir}
+	o := options{dir: *dir, old: *older, new: *newer}
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
 	}
@@ -94,7 +100,6 @@ type rig struct {
 	cloud  *stack.Stack
 
 	flash    string // our program
-	old, new string // packages
 	images   struct{ cloudInit, firstRun string }
 	key      string // private SSH key
 	password string
@@ -165,12 +170,5 @@ func (r *rig) wanted(name string) bool {
 	if len(r.only) == 0 {
 		return true
 	}
-	base := false
-	for _, o := range r.only {
-		if o == name {
-			return true
-		}
-		base = base || o != "firstrun"
-	}
-	return name == "first-boot" && base
+	return slices.Contains(r.only, name)
 }

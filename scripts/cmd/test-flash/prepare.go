@@ -73,6 +73,9 @@ func (r *rig) programs(ctx context.Context, b build.Builder) error {
 		return err
 	}
 	r.flash = paths["scripts-flash"]
+	if r.old != "" && r.new != "" {
+		return nil
+	}
 	version, err := deb.Version(ctx, r.root)
 	if err != nil {
 		return err

@@ -9,68 +9,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/fat32"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/card"
+	"github.com/holdfast-edge/holdfast/scripts/internal/card/cardtest"
+	"github.com/holdfast-edge/holdfast/scripts/internal/require"
 )
 
 const (
 	mb       = 1 << 20
-	bootAt   = 4 * mb
-	bootSize = 40 * mb
-	rootSize = 12 * mb
-	whole    = bootAt + bootSize + rootSize
+	bootAt   = cardtest.BootAt
+	bootSize = cardtest.BootSize
+	whole    = cardtest.Size
 )
-
-// newImage makes an image: an MBR, a FAT32 boot partition with cmdline.txt, and a root of random bytes.
-func newImage(t *testing.T) []byte {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	f, err := os.Create(path)
-	check(t, err)
-	check(t, f.Truncate(whole))
-	entry := func(i int, kind byte, start, size uint32) []byte {
-		e := make([]byte, 16)
-		e[4] = kind
-		for b := range 4 {
-			e[8+b], e[12+b] = byte(start>>(8*b)), byte(size>>(8*b))
-		}
-		return e
-	}
-	table := append(entry(0, 0x0c, bootAt/512, bootSize/512), entry(1, 0x83, (bootAt+bootSize)/512, rootSize/512)...)
-	_, err = f.WriteAt(table, 446)
-	check(t, err)
-	_, err = f.WriteAt([]byte{0x55, 0xaa}, 510)
-	check(t, err)
-	fat, err := fat32.Create(file.New(f, false), bootSize, bootAt, 512, "bootfs", false)
-	check(t, err)
-	w, err := fat.OpenFile("/cmdline.txt", os.O_CREATE|os.O_RDWR)
-	check(t, err)
-	_, err = w.Write([]byte("console=tty1 root=LABEL=rootfs rootwait\n"))
-	check(t, err)
-	check(t, w.Close())
-	check(t, fat.Close())
-	root := make([]byte, rootSize)
-	seed := rand.NewChaCha8([32]byte{1})
-	_, err = seed.Read(root)
-	check(t, err)
-	_, err = f.WriteAt(root, bootAt+bootSize)
-	check(t, err)
-	check(t, f.Close())
-	b, err := os.ReadFile(path)
-	check(t, err)
-	return b
-}
 
 // disk is a card in memory that fails when told to.
 type disk struct {
@@ -180,7 +139,7 @@ func TestDigestBesideTheImage(t *testing.T) {
 
 // A card holds the image, with what was put onto its boot partition, and nothing else of the image is changed.
 func TestWrittenCardIsTheImageWithItsAdditions(t *testing.T) {
-	image := newImage(t)
+	image := cardtest.Image(t)
 	stream := bytes.NewReader(image)
 	b := open(t, stream)
 	if b.Need != whole || b.Label() != "bootfs" {
@@ -207,7 +166,7 @@ func TestWrittenCardIsTheImageWithItsAdditions(t *testing.T) {
 func TestImagesWithoutBootPartitionAreRefused(t *testing.T) {
 	f := func(name string, want error, change func(image []byte) []byte) {
 		t.Helper()
-		_, err := card.OpenBoot(t.Context(), bytes.NewReader(change(newImage(t))), t.TempDir())
+		_, err := card.OpenBoot(t.Context(), bytes.NewReader(change(cardtest.Image(t))), t.TempDir())
 		if !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
@@ -217,7 +176,7 @@ func TestImagesWithoutBootPartitionAreRefused(t *testing.T) {
 	f("no FAT inside", card.ErrNoBoot, func(i []byte) []byte { clear(i[bootAt : bootAt+mb]); return i })
 	f("GPT", card.ErrNoBoot, func(i []byte) []byte { i[446+4] = 0xee; return i })
 	f("no cmdline.txt", card.ErrNoBoot, func(i []byte) []byte {
-		return bytes.ReplaceAll(i, []byte("CMDLINE TXT"), []byte("OTHER   TXT"))
+		return bytes.ReplaceAll(i, []byte("c\x00m\x00d\x00"), []byte("o\x00l\x00d\x00")) // its long name
 	})
 	f("cut in the table", card.ErrTruncated, func(i []byte) []byte { return i[:mb/2] })
 	f("cut in the boot partition", card.ErrTruncated, func(i []byte) []byte { return i[:bootAt+mb] })
@@ -225,7 +184,7 @@ func TestImagesWithoutBootPartitionAreRefused(t *testing.T) {
 
 // What does not fit onto the boot partition is told of by name.
 func TestFullBootPartition(t *testing.T) {
-	b := open(t, bytes.NewReader(newImage(t)))
+	b := open(t, bytes.NewReader(cardtest.Image(t)))
 	err := b.Write("holdfast.tar", io.LimitReader(zeros{}, bootSize+mb))
 	if !errors.Is(err, card.ErrFull) || !strings.Contains(err.Error(), "holdfast.tar") {
 		t.Errorf("error = %v", err)
@@ -236,7 +195,7 @@ func TestFullBootPartition(t *testing.T) {
 func TestUnfinishedCardHasNoPartitionTable(t *testing.T) {
 	f := func(name string, want error, prepare func(d *disk, image []byte) (context.Context, []byte)) {
 		t.Helper()
-		d, image := newDisk(), newImage(t)
+		d, image := newDisk(), cardtest.Image(t)
 		ctx, image := prepare(d, image)
 		stream := bytes.NewReader(image)
 		b := open(t, stream)
@@ -270,7 +229,7 @@ func TestUnfinishedCardHasNoPartitionTable(t *testing.T) {
 
 // The negative control of the above: without a fault the same card has its partition table.
 func TestFinishedCardHasItsPartitionTable(t *testing.T) {
-	d, stream := newDisk(), bytes.NewReader(newImage(t))
+	d, stream := newDisk(), bytes.NewReader(cardtest.Image(t))
 	b := open(t, stream)
 	check(t, b.Finish())
 	var stages []string
@@ -289,7 +248,7 @@ func TestTruncatedArchive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.img.zst")
 	z, err := zstd.NewWriter(nil)
 	check(t, err)
-	packed := z.EncodeAll(newImage(t), nil)
+	packed := z.EncodeAll(cardtest.Image(t), nil)
 	check(t, os.WriteFile(path, packed[:len(packed)-len(packed)/4], 0o600))
 	stream, err := card.Open(path)
 	check(t, err)
@@ -321,6 +280,44 @@ func TestFileHasItsNameWhenDone(t *testing.T) {
 	check(t, f.Abandon())
 	if left, err := filepath.Glob(path + "2*"); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// A real disk gets the same bytes as a file, and nobody else may open it meanwhile.
+func TestDevice(t *testing.T) {
+	losetup := require.Program(t, "losetup")
+	if os.Getuid() != 0 {
+		require.Missing(t, "root", "only root can make a loop device")
+	}
+	image := cardtest.Image(t)
+	medium := filepath.Join(t.TempDir(), "medium")
+	f, err := os.Create(medium)
+	check(t, err)
+	check(t, errors.Join(f.Truncate(whole+mb), f.Close()))
+	out, err := exec.CommandContext(t.Context(), losetup, "--find", "--show", medium).CombinedOutput()
+	if err != nil {
+		require.Missing(t, "loop", fmt.Sprintf("no loop device: %v: %s", err, out))
+	}
+	device := strings.TrimSpace(string(out))
+	defer func() {
+		if out, err := exec.Command(losetup, "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}()
+	d, err := card.OpenDevice(device)
+	check(t, err)
+	if second, err := card.OpenDevice(device); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("opened twice: %v, %v", second, err)
+	}
+	stream := bytes.NewReader(image)
+	b := open(t, stream)
+	check(t, b.Finish())
+	check(t, card.Write(t.Context(), d, b, stream, silent))
+	check(t, d.Done())
+	got, err := os.ReadFile(medium)
+	check(t, err)
+	if !bytes.Equal(got[:bootAt], image[:bootAt]) || !bytes.Equal(got[bootAt+bootSize:whole], image[bootAt+bootSize:]) {
+		t.Error("the disk holds something else")
 	}
 }
 

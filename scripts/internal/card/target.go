@@ -1,6 +1,7 @@
 package card
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,19 @@ import (
 type File struct {
 	*os.File
 	path string
+	size int64
+}
+
+// WriteAt leaves holes where zeros are written behind the end: most of an image
+// is zeros.
+func (f *File) WriteAt(b []byte, at int64) (int, error) {
+	end := at + int64(len(b))
+	if at < f.size || len(bytes.Trim(b, "\x00")) > 0 {
+		f.size = max(f.size, end)
+		return f.File.WriteAt(b, at)
+	}
+	f.size = end
+	return len(b), f.Truncate(end)
 }
 
 // NewFile makes a file that will be called path.

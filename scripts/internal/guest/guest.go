@@ -26,6 +26,11 @@ import (
 // Program is what emulates the machine.
 const Program = "qemu-system-aarch64"
 
+// patience is for an emulated machine on a busy one, where a device may take
+// minutes to appear, and drivers that QEMU has no device for take their time.
+const patience = "systemd.default_timeout_start_sec=900 systemd.mask=modprobe@configfs.service systemd.mask=modprobe@dm_mod.service " +
+	"systemd.mask=modprobe@drm.service systemd.mask=modprobe@efi_pstore.service systemd.mask=modprobe@fuse.service systemd.mask=modprobe@loop.service"
+
 // Options say how to run a card.
 type Options struct {
 	Group   *process.Group
@@ -54,8 +59,8 @@ func Start(o Options) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the boot partition of %s: %w", o.Card, err)
 	}
-	// QEMU's serial port has another name than a Pi's.
-	command = strings.ReplaceAll(command, "console=serial0,115200", "console=ttyAMA0") + " " + o.Command
+	// QEMU's serial port has another name than a Pi's, and is to be the console that units write to.
+	command = strings.ReplaceAll(command, "console=serial0,115200 ", "") + " " + o.Command + " " + patience + " console=ttyAMA0"
 	forward := fmt.Sprintf("user,id=net,hostfwd=tcp:%s-:1883,hostfwd=tcp:%s-:22", o.MQTT, o.SSH)
 	args := []string{
 		"-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024", "-display", "none", "-no-reboot",

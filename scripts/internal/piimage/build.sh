@@ -78,9 +78,9 @@ settings() { # what Raspberry Pi OS sets: where cloud-init looks, the mounts, th
 datasource_list: [ NoCloud, None ]
 datasource:
   NoCloud:
-    seedfrom: file:///boot/firmware
+    fs_label: bootfs
 C
-  # The files are on a mount, and cloud-init's first stage is to find them there.
+  # The script that they start is on this mount. (Pi OS has seedfrom: file:///boot/firmware instead, which bookworm's cloud-init reads otherwise.)
   install -d "$root/etc/systemd/system/cloud-init-local.service.d"
   printf '[Unit]\nRequiresMountsFor=/boot/firmware\n' >"$root/etc/systemd/system/cloud-init-local.service.d/boot.conf"
   # The kernel says PARTUUID of an MBR as Pi OS has it; labels are what the small RAM disk above can find.
