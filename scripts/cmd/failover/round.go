@@ -111,7 +111,7 @@ func (r *round) outbox() string {
 	if r.control != "" {
 		keep = 0 // what was deleted is gone
 	}
-	return fmt.Sprintf("outbox: {max_bytes: %dMiB, keep_bytes: %dMiB, reserve_bytes: 0}\n", size, keep)
+	return fmt.Sprintf("outbox: {max_bytes: %dMiB, keep_bytes: %dMiB, reserve_bytes: %dMiB}\n", size, keep, size/4)
 }
 
 // mount makes the disks that this machine can make.

@@ -5,6 +5,8 @@ package disk
 import (
 	"fmt"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/powercut"
 )
@@ -56,6 +58,16 @@ func (c *Cuttable) Fill(spare int64) error {
 func (c *Cuttable) Free() error {
 	c.disk.SetCapacity(0)
 	return nil
+}
+
+// Flush makes every flush of a file or a folder take that long, as on an SD card.
+func (c *Cuttable) Flush(takes time.Duration) {
+	c.disk.SetFault(func(op powercut.Op, _ string) syscall.Errno {
+		if op == powercut.Sync || op == powercut.SyncDir {
+			time.Sleep(takes)
+		}
+		return 0
+	})
 }
 
 // Close unmounts the disk, with everything on it.
