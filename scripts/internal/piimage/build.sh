@@ -19,6 +19,7 @@ say() { echo "$(date -u +%T) $*" >&2; }
 base() { # the root file system: everything that needs running arm64 programs
   say "packages of Debian $suite for arm64 (minutes, under emulation)"
   # No initramfs-tools: under emulation it takes longer than all the rest. Compiling Python's modules likewise; this machine's Python does it below.
+  # shellcheck disable=SC2016 # $1 is the hook's own
   mmdebstrap --mode=root --architectures=arm64 --variant=minbase --format=tar \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
