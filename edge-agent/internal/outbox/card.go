@@ -37,7 +37,12 @@ type cardFile struct {
 	err   error // what is wrong with it
 }
 
-// openCard reads a folder. It returns ErrLocked while an agent uses it.
+// ErrNoOutbox is returned by the tools that read a folder for one in which no
+// agent ever had an outbox.
+var ErrNoOutbox = errors.New("no outbox is in this folder")
+
+// openCard reads a folder. It returns ErrLocked while an agent uses it, and
+// ErrNoOutbox when nothing in it looks like one.
 func openCard(dir string) (*card, error) {
 	c := &card{dir: dir}
 	entries, err := os.ReadDir(dir)
@@ -62,6 +67,9 @@ func openCard(dir string) (*card, error) {
 		case name != nameLock && name != nameSpare:
 			c.other = append(c.other, name)
 		}
+	}
+	if c.lock == nil && len(c.files) == 0 {
+		return nil, fmt.Errorf("%s: %w", dir, ErrNoOutbox)
 	}
 	sort.SliceStable(c.files, func(i, j int) bool { return c.files[i].name < c.files[j].name })
 	return c, nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
@@ -133,5 +134,183 @@ func damageRecord(tb testing.TB, path string, rng *rand.Rand) {
 	}
 	if err := os.WriteFile(path, bytes.ReplaceAll(data, target, []byte{1, 2, 3, 4}), 0o600); err != nil {
 		tb.Fatal(err)
+	}
+}
+
+// cardOf is a folder with some segments of one epoch, a pack and the end of another,
+// as on a card that was taken out.
+func cardOf(t *testing.T) string {
+	t.Helper()
+	dir := memoryDir(t)
+	lives(t, dir, 5)
+	packed(t, dir)
+	x := segmented(t, 5, Options{Dir: dir, noSync: true, unclean: true, packFrom: 1 << 20})
+	x.receipt(7, issued)
+	x.append(reading("t", "the last"))
+	x.end()
+	return dir
+}
+
+// Each kind of damage is found by verify, in the file that has it and in no other;
+// stats and export go on with the rest, and nothing is changed.
+func TestVerifyFindsEachKindOfDamage(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		glob string
+		how  func(data []byte) []byte
+	}{
+		{"a payload", "7-*-00000000000000000001-*", func(d []byte) []byte { d[bytes.Index(d, []byte("ssss"))] ^= 1; return d }},
+		{"a meta page", "7-*-00000000000000000001-*", func(d []byte) []byte { d[30] ^= 1; return d }},
+		{"both meta pages", "7-*-00000000000000000001-*", func(d []byte) []byte { clear(d[:8192]); return d }},
+		{"cut off", "7-*-00000000000000000001-*", func(d []byte) []byte { return d[:len(d)/2] }},
+		{"empty", "7-*-00000000000000000001-*", func([]byte) []byte { return nil }},
+		{"a pack's payload", "pack-*", func(d []byte) []byte { d[bytes.Index(d, []byte("life 1"))] ^= 1; return d }},
+		{"the newest", newestOf, func(d []byte) []byte { clear(d[8192 : 8192+4096]); d[20] ^= 1; return d }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := cardOf(t)
+			path := newest(t, dir)
+			if c.glob != newestOf {
+				names, _ := filepath.Glob(filepath.Join(dir, c.glob+suffixSegment))
+				if len(names) == 0 {
+					t.Fatal("no such file")
+				}
+				path = names[0]
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, c.how(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			before := snapshot(t, dir)
+			var out bytes.Buffer
+			if err := Verify(dir, &out); !errors.Is(err, ErrDamage) {
+				t.Fatalf("verify: %v\n%s", err, out.String())
+			}
+			for _, l := range strings.Split(out.String(), "\n") {
+				if bad := strings.HasPrefix(l, "DAMAGED"); strings.Contains(l, suffixSegment) && bad != strings.Contains(l, filepath.Base(path)) {
+					t.Errorf("verify says %q of %s", l, filepath.Base(path))
+				}
+				if strings.Count(l, filepath.Base(path)) > 1 {
+					t.Errorf("twice the name: %q", l)
+				}
+			}
+			out.Reset()
+			if err := PrintStats(dir, &out); err != nil {
+				t.Errorf("stats: %v", err)
+			}
+			out.Reset()
+			if err := Export(dir, &out); !errors.Is(err, ErrDamage) || strings.Count(out.String(), "\n") < 100 {
+				t.Errorf("export: %v, %d lines", err, strings.Count(out.String(), "\n"))
+			}
+			if snapshot(t, dir) != before {
+				t.Error("the folder changed")
+			}
+		})
+	}
+}
+
+const newestOf = "the newest"
+
+// A folder that is none, one that holds nothing of an outbox, and an empty outbox
+// are told apart.
+func TestFolderThatIsNoOutboxIsSaid(t *testing.T) {
+	dir := memoryDir(t)
+	verbs := map[string]func(string) error{
+		"verify": func(d string) error { return Verify(d, new(bytes.Buffer)) },
+		"stats":  func(d string) error { return PrintStats(d, new(bytes.Buffer)) },
+		"export": func(d string) error { return Export(d, new(bytes.Buffer)) },
+	}
+	for name, verb := range verbs {
+		if err := verb(dir); !errors.Is(err, ErrNoOutbox) {
+			t.Errorf("%s of an empty folder: %v", name, err)
+		}
+		if err := verb(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s of none: %v", name, err)
+		}
+	}
+	x := open(t, Options{Dir: dir})
+	x.end()
+	for name, verb := range verbs {
+		if err := verb(dir); err != nil {
+			t.Errorf("%s of an outbox with nothing in it: %v", name, err)
+		}
+	}
+}
+
+// A writer that fails ends an export with its error: a full disk must not look like
+// a whole export.
+func TestExportSaysThatItsDiskIsFull(t *testing.T) {
+	dir := cardOf(t)
+	full := errors.New("disk full")
+	for name, verb := range map[string]func() error{
+		"export": func() error { return Export(dir, failing{full}) },
+		"verify": func() error { return Verify(dir, failing{full}) },
+		"stats":  func() error { return PrintStats(dir, failing{full}) },
+	} {
+		if err := verb(); !errors.Is(err, full) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// Export gives each kind of record all that it says, in the order of epochs and seqs.
+func TestExportSaysEverything(t *testing.T) {
+	dir := memoryDir(t)
+	k := &clock{at: telemetry.Instant{Boot: 90 * time.Second, Wall: time.Date(2026, 3, 4, 5, 6, 7, 8, time.UTC).UnixNano()}}
+	o := Options{Dir: dir, Now: k.now, Version: "9.9", Boot: [16]byte{0xab}, unclean: true}
+	x := open(t, o)
+	x.append(
+		Draft{Reading: &telemetry.Reading{Topic: "a/<b>", QoS: 2, Dup: true, Retained: true, Payload: []byte("<&>\n\"")}},
+		Draft{Anchor: &telemetry.Anchor{Synchronised: true, Moved: -5 * time.Second, MaxError: time.Millisecond}},
+		Draft{Oversized: &telemetry.Oversized{Topic: "camera", Size: 77, SHA256: [32]byte{1, 2}}},
+	)
+	first := x.Stats().Epoch
+	x.end()
+	x = open(t, o)
+	x.append(reading("t", "second life"))
+	x.end()
+	var out bytes.Buffer
+	if err := Export(dir, &out); err != nil {
+		t.Fatal(err)
+	}
+	var lines []line
+	for _, s := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		var l line
+		d := json.NewDecoder(strings.NewReader(s))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&l); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, l)
+	}
+	if len(lines) != 6 {
+		t.Fatalf("%d lines:\n%s", len(lines), out.String())
+	}
+	for i, l := range lines[:4] {
+		if l.Epoch != first.String() || l.Seq != uint64(i+1) || !strings.HasPrefix(l.Wall, "2026-03-04T05:06:07.") || l.Boot < int64(90*time.Second) {
+			t.Errorf("line %d: %+v", i, l)
+		}
+	}
+	if s := lines[0].Start; s.Version != "9.9" || s.Boot[:2] != "ab" || s.Previous != "" {
+		t.Errorf("%+v", s)
+	}
+	if r := lines[1].Reading; *r != (lineReading{"a/<b>", 2, true, true, "<&>\n\"", "utf-8"}) {
+		t.Errorf("%+v", r)
+	}
+	if a := lines[2].Anchor; *a != (lineAnchor{true, -5e9, 1e6}) {
+		t.Errorf("%+v", a)
+	}
+	if l := lines[3].Loss; l.Reason != "oversized" || l.Topic != "camera" || l.Size != 77 || l.SHA256[:4] != "0102" || l.Count != 1 {
+		t.Errorf("%+v", l)
+	}
+	if s := lines[4].Start; s.Previous != first.String() || s.Last != 4 || s.Clean {
+		t.Errorf("%+v", s)
 	}
 }

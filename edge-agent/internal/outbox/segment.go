@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -219,7 +218,7 @@ func openSealed(path string, pack bool) (*os.File, *reader, error) {
 	}
 	pages, err := boltpage.Open(f, info.Size())
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("%s: %w", filepath.Base(path), err), f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
 	return f, newReader(pages, pack), nil
 }
