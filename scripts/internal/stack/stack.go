@@ -110,8 +110,9 @@ type sidecarPorts struct{ http, grpc, internal string }
 
 const (
 	// readyLimit is how long one program may take to be ready: on an emulated
-	// or loaded machine a sidecar takes its time, and RabbitMQ a minute.
-	readyLimit = 3 * time.Minute
+	// or loaded machine a sidecar takes its time; at a load of 60 RabbitMQ took
+	// more than three minutes.
+	readyLimit = 5 * time.Minute
 	// stopLimit is how long one program may take to end in order.
 	stopLimit = 10 * time.Second
 )
