@@ -44,6 +44,12 @@ var received = time.Date(2026, 5, 4, 10, 0, 0, 123456789, time.UTC)
 
 func open(t *testing.T, access *api.Access) *site {
 	t.Helper()
+	return openOver(t, access, func(st *sqlite.Store) api.Store { return st })
+}
+
+// openOver puts something between the listener and the store.
+func openOver(t *testing.T, access *api.Access, over func(*sqlite.Store) api.Store) *site {
+	t.Helper()
 	st, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "cloud.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +65,7 @@ func open(t *testing.T, access *api.Access) *site {
 	go func() { fed <- live.Run(work) }()
 	server, err := api.New(api.Options{
 		Tell: func(agent string) { s.told <- agent },
-		Feed: live, Store: st, Enroller: &enrol.Service{Cloud: "test", Root: func() ed25519.PrivateKey { return root }, Store: st}, Access: access, Dashboard: dashboard.Routes,
+		Feed: live, Store: over(st), Enroller: &enrol.Service{Cloud: "test", Root: func() ed25519.PrivateKey { return root }, Store: st}, Access: access, Dashboard: dashboard.Routes,
 		Ready: func(context.Context) ([]string, error) { return []string{"a note"}, s.ready }, Logger: slog.New(slog.DiscardHandler), Gatherer: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -629,6 +635,29 @@ func TestLive(t *testing.T) {
 	}
 	s.refused(400, http.MethodGet, "/v1/live", nil, "Last-Event-ID", "x")
 	s.refused(400, http.MethodGet, "/v1/live?topic=a%23", nil)
+}
+
+// year is a store with a value each second of a year.
+type year struct{ *sqlite.Store }
+
+func (year) Values(_ context.Context, _, _ string, from, _ int64, f func(int64, []byte) error) error {
+	for at := from; at < from+365*24*int64(time.Hour); at += int64(time.Second) {
+		if err := f(at, []byte("1")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A chart that would look at a year of values stops at a bound and says what to
+// do, and the server goes on.
+func TestYearOfValuesIsRefused(t *testing.T) {
+	s := openOver(t, nil, func(st *sqlite.Store) api.Store { return year{st} })
+	const series = "/v1/series?agent=a&topic=t&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"
+	if detail := s.refused(422, http.MethodGet, series, nil); !strings.Contains(detail, "ask for a shorter time") {
+		t.Errorf("detail %q", detail)
+	}
+	s.refused(404, http.MethodGet, "/v1/agents/nobody", nil)
 }
 
 // Connections that watch beyond the bound are refused, and those that went make

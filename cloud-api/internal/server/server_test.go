@@ -263,6 +263,8 @@ func TestFloodOfBadFramesHarmsNoGoodOne(t *testing.T) {
 	forged := frame(t, "a", e, readings(1, []byte("forged")), forger)
 	stop := make(chan struct{})
 	var flood sync.WaitGroup
+	var dropped atomic.Int64
+	began := time.Now()
 	for range 4 {
 		flood.Go(func() {
 			for i := 0; ; i++ {
@@ -276,6 +278,7 @@ func TestFloodOfBadFramesHarmsNoGoodOne(t *testing.T) {
 					t.Errorf("bad frame: %d", status)
 					return
 				}
+				dropped.Add(1)
 			}
 		})
 	}
@@ -290,6 +293,7 @@ func TestFloodOfBadFramesHarmsNoGoodOne(t *testing.T) {
 	}
 	close(stop)
 	flood.Wait()
+	t.Logf("%.0f bad frames a second beside %d good ones", float64(dropped.Load())/time.Since(began).Seconds(), frames)
 	var a struct {
 		Watermark, Held, Readings uint64
 	}
