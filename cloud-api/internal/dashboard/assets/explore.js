@@ -125,10 +125,11 @@ export function explore(main, parameters, go) {
     if (!ready) return;
     const topic = parameters.topic;
     title.textContent = topic === undefined ? `Explore ${parameters.agent}` : topic || "(the empty topic)";
-    const page = topic === "" ? { readings: [] } : await get("readings", { agent: parameters.agent, topic: topic?.replace(/[#+]/g, "") === topic ? topic : undefined, order: "desc", limit: 30 });
+    const one = Boolean(topic) && topic.replace(/[#+]/g, "") === topic; // then its name stands above
+    const page = topic === "" ? { readings: [] } : await get("readings", { agent: parameters.agent, topic: one ? topic : undefined, order: "desc", limit: 30 });
     keep(values, page.readings.length
-      ? table("Latest readings", [["Recorded"], ["Topic", "wrap"], ["Payload", "payload mono"], ["QoS", "n"], ["Epoch · seq", "n"]],
-        page.readings.map((r) => [time(r.corrected_at), r.topic, payload(r), String(r.qos) + (r.dup ? ", again" : ""), `${r.epoch.split("-")[0]} · ${number(r.seq)}`]))
+      ? table("Latest readings", [["Recorded"], ...(one ? [] : [["Topic", "wrap"]]), ["Payload", "payload mono"], ["QoS", "n"], ["Epoch · seq", "n"]],
+        page.readings.map((r) => [time(r.corrected_at), ...(one ? [] : [r.topic]), payload(r), String(r.qos) + (r.dup ? ", again" : ""), `${r.epoch.split("-")[0]} · ${number(r.seq)}`]))
       : h("p", { class: "quiet" }, "No reading is here."));
     if (topic === undefined) return;
     chartBox.hidden = !offer(page.readings);

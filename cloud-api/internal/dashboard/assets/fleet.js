@@ -13,6 +13,10 @@ export function state(a) {
   return ["up to date", "good"];
 }
 
+// What a person has to act on comes first.
+const urgency = ["alarm", "revoked", "silent", "catching up", "never heard of", "up to date"];
+const byUrgency = (a, b) => urgency.indexOf(state(a)[0]) - urgency.indexOf(state(b)[0]) || (a.id < b.id ? -1 : 1);
+
 const speeds = new Map(); // agent → how fast its backlog shrinks
 
 /** remaining estimates, from one look to the next, how long an agent still needs. */
@@ -70,7 +74,7 @@ export function fleet(main) {
 
   return async () => {
     const [all, page] = await Promise.all([every("agents", "agents"), get("readings", { order: "desc", limit: 20 })]);
-    agents = all;
+    agents = all.sort(byUrgency);
     keep(tiles, h("dl", { class: "tiles" },
       tile("Agents", number(agents.length), `${count("up to date")} up to date, ${count("catching up")} catching up, ${count("silent")} silent`),
       tile("Records held", number(sum("held"))),

@@ -6,7 +6,7 @@ export function quarantine(main, me) {
   const box = h("div");
   main.replaceChildren(h("div", { class: "head" }, h("h1", {}, "Quarantine")),
     h("section", { "aria-label": "Quarantine" },
-      h("p", { class: "quiet" }, "A frame with a good signature that cannot be stored is kept here whole, and its records count as held. Of events that no known key signed only a sample is kept: they store nothing."), box));
+      h("p", { class: "quiet" }, "A frame with a good signature that cannot be stored is kept here whole, and its records count as held. Of events that no known key signed, or that a revoked agent sent, only a sample is kept: they store nothing."), box));
 
   async function open(f) {
     const q = await get(`quarantine/${f.id}`);
@@ -21,8 +21,8 @@ export function quarantine(main, me) {
     }
     const { frames } = await get("quarantine", { limit: 200 });
     keep(box, frames.length
-      ? table("Quarantine", [["Received"], ["Agent, as claimed", "wrap"], ["Signature"], ["Epoch · seqs"], ["Why", "wrap"], ["Bytes", "n"], [""]],
-        frames.map((f) => [time(f.received_at), f.agent || "–", f.trusted ? h("span", { class: "warn" }, "good") : h("span", { class: "bad" }, "not good"),
+      ? table("Quarantine", [["Received"], ["Agent, as claimed", "wrap"], ["Kept"], ["Epoch · seqs"], ["Why", "wrap"], ["Bytes", "n"], [""]],
+        frames.map((f) => [time(f.received_at), f.agent || "–", f.trusted ? h("span", { class: "warn" }, "whole") : h("span", { class: "dim" }, "a sample"),
           f.seqs ? `${f.epoch.split("-")[0]} · ${number(f.seqs.first)}–${number(f.seqs.last)}` : "–", f.why, number(f.size),
           h("button", { type: "button", onclick: () => open(f).catch((e) => alert(e.message)) }, "Look")]))
       : h("p", { class: "quiet" }, "Empty: every frame that arrived could be stored."));
