@@ -197,7 +197,7 @@ func TestFailTellsEverybodyOnce(t *testing.T) {
 	}
 	q.fail(ErrFull)
 	q.fail(ErrClosed)
-	if len(told) != 3 || told[0] != ErrFull || told[2] != ErrFull {
+	if len(told) != 3 || !errors.Is(told[0], ErrFull) || !errors.Is(told[2], ErrFull) {
 		t.Fatalf("%v", told)
 	}
 	if n, b := q.depth(); n != 0 || b != 0 {
