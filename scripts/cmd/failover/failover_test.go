@@ -85,7 +85,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// A control fails with 1 only for messages that are missing; otherwise it shows nothing.
+// A control is found out only by messages that are missing; one that failed otherwise shows nothing, and one that passed is a failure.
 func TestStatusOfAControl(t *testing.T) {
 	lost := []roundResult{{tally: tally{Missing: 5}}}
 	for _, c := range []struct {
@@ -95,9 +95,9 @@ func TestStatusOfAControl(t *testing.T) {
 		{result{Passed: true}, passed},
 		{result{Rounds: lost}, failed},
 		{result{Rounds: []roundResult{{}}}, failed},
-		{result{Control: deleteOnPublish, Rounds: lost}, failed},
+		{result{Control: deleteOnPublish, Rounds: lost}, passed},
 		{result{Control: deleteOnPublish, Rounds: []roundResult{{}}}, notPlayed},
-		{result{Control: deleteOnPublish, Passed: true}, passed},
+		{result{Control: deleteOnPublish, Passed: true}, failed},
 	} {
 		if got := c.r.status(); got != c.want {
 			t.Errorf("%+v: status %d, want %d", c.r, got, c.want)

@@ -17,8 +17,8 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
-// The exit statuses. What failed must be told from what could not be tried: a
-// control that must fail would else be satisfied by a missing compiler.
+// The exit statuses. What failed is told from what could not be tried: a control,
+// which must fail, is not satisfied by a missing compiler.
 const (
 	passed    = 0
 	failed    = 1

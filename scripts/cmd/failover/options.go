@@ -73,8 +73,8 @@ Flags:
   --control delete-on-publish
                     run an agent (built with the tag faults) that deletes what the broker
                     has taken, through faults that show what comes of it. Such a run
-                    must fail: its exit status is 1 when the loss was found, and 0
-                    when nothing was found, which shows that this drill is worth nothing
+                    must be FAILED; its exit status is 0 when messages were found missing,
+                    and 1 when not, which would show that this drill is worth nothing
   --json            print the result as one JSON object on the last line too
   --junit FILE      write the result as JUnit XML too
   --keep            keep data and logs, which otherwise only a failure does
@@ -83,7 +83,8 @@ What a machine lacks is skipped and named: PostgreSQL and the right to mount
 (root on Linux) are needed for some kinds. HOLDFAST_TEST_REQUIRE=postgresql,fuse
 makes their absence a failure.
 
-Exit status: 0 passed, 1 failed, 2 wrong usage, 3 could not be played.
+Exit status: 0 passed (a control: found out), 1 failed, 2 wrong usage, 3 could not
+be played.
 `
 
 // parse reads the flags. It returns flag.ErrHelp when only help was asked for.

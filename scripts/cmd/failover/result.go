@@ -150,13 +150,16 @@ func (r *result) sum() (t tally) {
 	return t
 }
 
-// status is the exit status. A control that failed for anything but a loss shows
-// nothing.
+// found reports whether a control was found out: messages are missing.
+func (r *result) found() bool { return r.Control != "" && r.sum().Missing > 0 }
+
+// status is the exit status. A control must be found out; one that failed for
+// anything but missing messages shows nothing.
 func (r *result) status() int {
 	switch {
-	case r.Passed:
+	case r.Control == "" && r.Passed, r.found():
 		return passed
-	case r.Control != "" && r.sum().Missing == 0:
+	case r.Control != "" && !r.Passed:
 		return notPlayed
 	}
 	return failed
@@ -216,7 +219,7 @@ func verdict(r result) string {
 	b.WriteString("\n")
 	if r.Passed {
 		if r.Control != "" {
-			fmt.Fprintf(&b, "\n  PASSED, but %s loses messages: this drill did not find out.\n\n", r.Control)
+			fmt.Fprintf(&b, "\n  PASSED, but %s loses messages: this drill did not find out (exit status 1).\n\n", r.Control)
 			return b.String()
 		}
 		b.WriteString("\n  PASSED: everything that was acknowledged is in the cloud, once and unaltered.\n\n")
@@ -234,8 +237,8 @@ func verdict(r result) string {
 		}
 	}
 	switch {
-	case r.Control != "" && r.sum().Missing > 0:
-		fmt.Fprintf(&b, "  That is what %s is for: the loss was found.\n", r.Control)
+	case r.found():
+		fmt.Fprintf(&b, "  As it must: %s loses messages, and this drill found out (exit status 0).\n", r.Control)
 	case r.Control == "":
 		fmt.Fprintf(&b, "  The same again: ./scripts/failover --seed %d with the same other flags.\n", r.Seed)
 	}
