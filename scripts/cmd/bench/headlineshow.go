@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"html"
 	"os"
@@ -40,13 +41,12 @@ func describe(dir string) (described, error) {
 }
 
 // flushes times what every commit waits for.
-func flushes(dir string) ([]float64, error) {
+func flushes(dir string) (p50p99 []float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "flush"))
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	var all []float64
 	for range 200 {
 		begin := time.Now()

@@ -105,7 +105,7 @@ func (d *drill) hands(kinds []faults.Fault, begin time.Time) func(func(int, []fa
 }
 
 // survey finds out what this machine has.
-func (d *drill) survey() error {
+func (d *drill) survey() (err error) {
 	d.lacks = map[faults.Need]error{}
 	if d.store != "sqlite" {
 		found, err := postgres.Find()
@@ -124,7 +124,7 @@ func (d *drill) survey() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(probe)
+	defer func() { err = errors.Join(err, os.RemoveAll(probe)) }()
 	if small, err := disk.Bound(filepath.Join(probe, "small"), 1<<20); err != nil {
 		d.lacks[faults.SmallDisks] = err
 	} else if err := small.Close(); err != nil {

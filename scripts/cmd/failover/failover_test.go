@@ -55,8 +55,9 @@ func TestSeedDecidesTheOrder(t *testing.T) {
 		}
 		return s
 	}
-	if names(3) != names(3) || names(3) == names(4) {
-		t.Fatalf("%s\n%s", names(3), names(4))
+	first, again := names(3), names(3)
+	if first != again || first == names(4) {
+		t.Fatalf("%s\n%s\n%s", first, again, names(4))
 	}
 }
 

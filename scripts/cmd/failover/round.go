@@ -86,7 +86,7 @@ func (r *round) open(ctx context.Context) error {
 
 func (r *round) options(t *faults.Target) (stack.Options, error) {
 	o := stack.Options{
-		Root: r.root, Dir: r.dir, Programs: r.programs, Agent: "failover", Broker: r.drill.broker, Exposed: true, Supervise: supervise,
+		Root: r.root, Dir: r.dir, Programs: r.programs, Agent: "failover", Broker: r.broker, Exposed: true, Supervise: supervise,
 		AgentConfig: r.outbox(),
 	}
 	if r.postgres != nil {
