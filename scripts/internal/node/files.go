@@ -91,7 +91,7 @@ func (s Settings) userData(mount string) string {
 		fmt.Fprintf(&b, "timezone: %s\n", quote(s.TimeZone))
 	}
 	if s.Keys != "" {
-		fmt.Fprintf(&b, "enable_ssh: true\nssh_pwauth: false\nusers:\n- name: %s\n  groups: users,adm,dialout,audio,video,plugdev,netdev,sudo\n"+
+		fmt.Fprintf(&b, "ssh_pwauth: false\nusers:\n- name: %s\n  groups: users,adm,dialout,audio,video,plugdev,netdev,sudo\n"+
 			"  shell: /bin/bash\n  lock_passwd: true\n  sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n", quote(s.user()))
 		for line := range strings.Lines(s.Keys) {
 			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
@@ -138,6 +138,9 @@ func (s Settings) archive(t *archive, form Form) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Data)) {
 		t.text("data/"+name, string(s.Data[name]))
+	}
+	if s.Keys != "" {
+		t.text("ssh", "") // Raspberry Pi OS comes with the server off
 	}
 	t.text("sysusers.conf", "u holdfast - \"Holdfast\" /var/lib/holdfast\n")
 	if s.Watchdog {

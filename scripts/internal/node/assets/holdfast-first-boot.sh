@@ -173,6 +173,7 @@ settings() {
   for f in "$work"/etc/*; do
     if [ -f "$f" ]; then put "$f" "/etc/holdfast/$(basename "$f")" 0640 root:holdfast; fi
   done
+  if [ -f "$work/ssh" ] && systemctl enable ssh.service; then systemctl start --no-block ssh.service; fi
   if [ -f "$work/watchdog.conf" ]; then put "$work/watchdog.conf" /etc/systemd/system.conf.d/holdfast-watchdog.conf 0644; fi
 }
 
