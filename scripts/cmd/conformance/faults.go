@@ -182,7 +182,8 @@ func (c *course) killAfterCommit(ctx context.Context) error {
 	}
 	before, err := c.held(ctx)
 	for held := before; err == nil && held == before; {
-		if err = pause(ctx, 5*time.Millisecond); err == nil {
+		// The API answers no more than 50 calls a second in the long run.
+		if err = pause(ctx, 50*time.Millisecond); err == nil {
 			held, err = c.held(ctx)
 		}
 	}
