@@ -164,6 +164,7 @@ func (d *drill) storeName() string {
 
 // kinds are the faults that can be played here, and those that cannot.
 func (d *drill) kinds() (kinds []faults.Fault, skipped []skip) {
+	skipped = []skip{} // in JSON a list, also when it is empty
 	names := d.only
 	if d.control != "" {
 		// What the broker has taken must be gone while only the broker has it.
