@@ -67,3 +67,34 @@ func TestScheduleAddsUpToTheRate(t *testing.T) {
 		t.Fatalf("%d messages are due, expected %d", due, f.Expected())
 	}
 }
+
+// A plain payload is JSON of about 118 bytes, the same each time, and recognised like any other.
+func TestPlainPayload(t *testing.T) {
+	s := Shape{Prefix: "p", Seed: 3, Plain: true}
+	for _, number := range []uint64{0, 999, 12_345, 123_456} {
+		p := s.Payload(7, number)
+		if !json.Valid(p) || len(p) < 110 || len(p) > 122 {
+			t.Errorf("number %d: %d bytes: %s", number, len(p), p)
+		}
+		sensor, got, ours, valid := s.Recognise(s.Topic(7), p)
+		if sensor != 7 || got != number || !ours || !valid {
+			t.Errorf("number %d: sensor %d, number %d, ours %v, valid %v", number, sensor, got, ours, valid)
+		}
+	}
+}
+
+// A fleet that is stopped has nothing to send that becomes due later, and owes everything that was due before, however late it asks.
+func TestStoppedFleetOwesWhatWasDue(t *testing.T) {
+	stop := make(chan struct{})
+	f := Fleet{Sensors: 1, Rate: 10, stop: stop, start: time.Now().Add(-time.Minute)}
+	if f.over(time.Now().Add(time.Hour)) {
+		t.Error("it is over before it is stopped")
+	}
+	close(stop)
+	if !f.over(time.Now().Add(time.Hour)) {
+		t.Error("what becomes due in an hour is owed by a fleet that is stopped")
+	}
+	if f.over(f.start.Add(time.Second)) {
+		t.Error("what was due a minute ago is not owed")
+	}
+}
