@@ -19,7 +19,7 @@ const (
 	sensorCount = 4
 	rate        = 40 // messages a second: an emulated Pi has little to give
 	// bootLimit is for one boot: minutes on a machine that does other things too.
-	bootLimit = 6 * time.Minute
+	bootLimit = 15 * time.Minute
 	// stepLimit is for anything else that is waited for.
 	stepLimit = 4 * time.Minute
 )
