@@ -56,7 +56,7 @@ func (b *bench) series(ctx context.Context) (err error) {
 		}
 	}
 	s := sorted(took)
-	b.add(fmt.Sprintf("PostgreSQL: a day of one field among %d M readings, median", b.values/1e6), []float64{median(s)}, "ms", goal{})
+	b.add(fmt.Sprintf("PostgreSQL: a day of one field among %g M readings, median", float64(b.values)/1e6), []float64{median(s)}, "ms", goal{})
 	b.add("the same, 95th percentile of 100", []float64{s[len(s)*95/100]}, "ms", goal{most: 300})
 	return nil
 }

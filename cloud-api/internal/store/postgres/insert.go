@@ -30,8 +30,9 @@ func (c *commit) insert(conn *pgx.Conn) error {
 	return failed("copy readings", err)
 }
 
-// copyChunk is how much of a COPY is encoded at a time: what is sent at once.
-const copyChunk = 64 << 10
+// copyChunk is how much of a COPY is encoded at a time: with a row more it is
+// still sent at once.
+const copyChunk = 48 << 10
 
 var copyHeader, copyEnd = []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"), []byte{0xff, 0xff}
 
