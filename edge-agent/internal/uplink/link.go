@@ -49,13 +49,18 @@ func (l *link) idle(now time.Time) bool {
 }
 
 // reopen ends the wait for the next probe because the sidecar says that the
-// broker is there. The sidecars of a thousand agents come back at random moments
-// already, so no jitter is added.
+// broker is there, or shortens it when the sidecar has just said so before. The
+// sidecars of a thousand agents come back at random moments already, so no jitter
+// is added.
 func (l *link) reopen(now time.Time) {
-	if l.fails == 0 || now.Sub(l.hinted) < hintPause {
+	at := now
+	if next := l.hinted.Add(hintPause); next.After(now) {
+		at = next
+	}
+	if l.fails == 0 || !at.Before(l.until) {
 		return
 	}
-	l.hinted, l.until = now, now
+	l.hinted, l.until = at, at
 }
 
 // bytes returns how many bytes of a lane are inside Publish.
