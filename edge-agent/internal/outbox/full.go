@@ -39,7 +39,7 @@ func (o *Outbox) findRoom(own bool) error {
 	if o.spare > 0 {
 		return nil
 	}
-	err := o.reserveSpare(o.opts.SegmentBytes, false)
+	err := o.makeRoom(o.opts.SegmentBytes)
 	if left := o.roomLeft(); errors.Is(err, errNoRoom) && left >= max(minSegment, o.opts.SegmentBytes/16) {
 		err = o.trySpare(min(left, o.opts.SegmentBytes))
 	}
@@ -56,9 +56,7 @@ func (o *Outbox) setAside() error {
 	if o.spare > 0 || o.live == nil || o.freeing || o.opts.ReserveBytes < 0 || time.Now().Before(o.asideAt) {
 		return nil
 	}
-	o.freeing = true
-	err := o.reserveSpare(o.opts.ReserveBytes, o.opts.Full == DropOldest)
-	o.freeing = false
+	err := o.makeRoom(o.opts.ReserveBytes)
 	if errors.Is(err, errNoRoom) {
 		o.asideAt = time.Now().Add(retryRoom)
 		return nil
@@ -66,9 +64,16 @@ func (o *Outbox) setAside() error {
 	return err
 }
 
-// reserveSpare removes segments, receipted ones first, until a spare of size
-// bytes fits.
-func (o *Outbox) reserveSpare(size int64, drop bool) error {
+// makeRoom removes segments as the policy allows, receipted ones first, until a
+// spare of size bytes fits. What explains a removal is committed meanwhile, which
+// may need a segment too: it gets what there is, and removes nothing more.
+func (o *Outbox) makeRoom(size int64) error {
+	if o.freeing {
+		return errNoRoom
+	}
+	o.freeing = true
+	defer func() { o.freeing = false }()
+	drop := o.opts.Full == DropOldest
 	for tries := 0; ; tries++ {
 		if tries > 1000 {
 			return fatal(errors.New("BUG: segments are removed and no room is made"))

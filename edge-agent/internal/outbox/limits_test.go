@@ -237,6 +237,46 @@ func TestFullOutboxDropsOldest(t *testing.T) {
 	}
 }
 
+// Whatever is set aside for the next segment, an outbox that drops takes everything
+// and gives up no more than its oldest segments: the present one, the one set aside
+// and what bbolt adds leave a fifth for payloads when segments are as small as here.
+func TestDropsNoMoreThanItMust(t *testing.T) {
+	for name, reserve := range map[string]int64{"no reserve": -1, "as usual": 0, "less": minSegment, "more than fits": 64 << 20} {
+		t.Run(name, func(t *testing.T) {
+			const most = 16 * minSegment
+			x := open(t, Options{Dir: t.TempDir(), MaxBytes: most, ReserveBytes: reserve, Full: DropOldest})
+			const size = 48 << 10
+			for range 2 * most / size {
+				x.append(reading("t", strings.Repeat("x", size)))
+			}
+			kept := 0
+			for _, rec := range x.all(x.Stats().Epoch) {
+				if rec.Reading != nil {
+					kept += size
+				}
+			}
+			if s := x.Stats(); s.Bytes > s.MaxBytes || kept < most/5 || s.Lost[telemetry.ReasonDropped] == 0 {
+				t.Fatalf("%d bytes of payload are left, %+v", kept, s)
+			}
+		})
+	}
+}
+
+// An outbox without a reserve, full of what is receipted and kept, gives that up
+// one after the other for what comes in, although each removal has to be told.
+func TestKeptSegmentsMakeRoomWithoutReserve(t *testing.T) {
+	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 6 * small, KeepBytes: 6 * small, ReserveBytes: -1})
+	for n := range uint64(600) {
+		x.append(reading("t", strings.Repeat("x", 3000)))
+		if n%10 == 9 {
+			x.receipt(n-5, issued.Add(time.Duration(n)*time.Second))
+		}
+	}
+	if s := x.Stats(); s.Bytes > s.MaxBytes || s.Lost[telemetry.ReasonDropped] > 0 || !s.FullSince.IsZero() {
+		t.Fatalf("%+v", s)
+	}
+}
+
 // A loss record that nobody receipted is told again before its own segment is
 // dropped, and neighbours become one: a year of drops ends in a few records.
 func TestLossesAreCarriedForward(t *testing.T) {

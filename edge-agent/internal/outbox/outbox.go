@@ -77,7 +77,7 @@ type Options struct {
 	SegmentBytes int64 // of one file; 64 MiB, and at most a quarter of MaxBytes
 	MaxBytes     int64 // of the folder, quarantined files apart; 1 GiB
 	KeepBytes    int64 // of receipted segments, kept as long as nobody needs the room; 0 keeps none
-	ReserveBytes int64 // set aside on the disk for the next segment; SegmentBytes, negative sets none aside
+	ReserveBytes int64 // set aside on the disk for the next segment; SegmentBytes, which is the most; negative sets none aside
 
 	MaxAge    time.Duration // given up when older; 0 never
 	Full      Policy        // Refuse
@@ -112,6 +112,7 @@ func (o *Options) setDefaults() error {
 	def(&o.SegmentBytes, 64<<20)
 	o.SegmentBytes = max(min(o.SegmentBytes, o.MaxBytes/4), minSegment)
 	def(&o.ReserveBytes, o.SegmentBytes)
+	o.ReserveBytes = min(o.ReserveBytes, o.SegmentBytes)
 	def(&o.Full, Refuse)
 	def(&o.FullGrace, 30*time.Second)
 	def(&o.QueueRecords, 8192)
@@ -218,7 +219,7 @@ type Outbox struct {
 	ranBase  time.Duration // how long the device had run when Boot was 0
 	expireAt time.Duration // time since boot of the next look at ages
 	asideAt  time.Time     // of the next try to set a spare aside
-	freeing  bool          // setAside is at work
+	freeing  bool          // makeRoom is at work
 	mendAt   time.Time     // of the next try to quarantine
 }
 
