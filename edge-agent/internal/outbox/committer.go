@@ -135,8 +135,8 @@ func (o *Outbox) idle(ending bool) (time.Duration, error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.changes.asked) > 0 {
-		return retryRoom, nil
+	if len(o.changes.asked) > 0 || o.condemned {
+		return retryRoom, nil // they wait for room
 	}
 	return maxIdle, nil
 }

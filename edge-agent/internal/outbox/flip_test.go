@@ -153,9 +153,7 @@ func checkFlipped(t *testing.T, dir string, want map[telemetry.Epoch]map[uint64]
 				from = recs[len(recs)-1].Seq + 1
 			}
 		}
-		x.mu.Lock()
-		left := x.condemned
-		x.mu.Unlock()
+		left := x.damaged()
 		if left == 0 && x.Stats().Quarantined == before {
 			break
 		}

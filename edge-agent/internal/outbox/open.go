@@ -45,7 +45,7 @@ func (o *Outbox) load() error {
 		o.changes.look[e] = true
 	}
 	for _, f := range o.files {
-		o.condemned += int(boolByte(f.bad != nil))
+		o.condemned = o.condemned || f.bad != nil
 	}
 	if n := len(o.order); n > 0 {
 		o.prior = o.order[n-1]

@@ -147,7 +147,7 @@ func TestMiddleSegmentsAreOpenedLazily(t *testing.T) {
 	}
 	_, seqs, _, _ := parseName(filepath.Base(names[1]))
 	x = open(t, Options{Dir: dir, SegmentBytes: small})
-	if x.Stats().Quarantined > 0 || x.condemned > 0 {
+	if x.Stats().Quarantined > 0 || x.damaged() > 0 {
 		t.Fatal("opening read it")
 	}
 	recs, err := x.Read(t.Context(), e.Epoch, seqs.First, 10, 1000)

@@ -205,7 +205,7 @@ type Outbox struct {
 	trimmed time.Time // Issued of the newest receipt
 
 	doneBytes int64 // in files that are done
-	condemned int   // files to be quarantined
+	condemned bool  // files may have to be quarantined
 	fullSince time.Time
 	spare     int64 // bytes set aside in the spare file; the committer alone changes it
 

@@ -36,6 +36,16 @@ func open(tb testing.TB, o Options) *opened {
 	return x
 }
 
+// damaged returns how many files are to be quarantined.
+func (x *opened) damaged() (n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, f := range x.files {
+		n += int(boolByte(f.bad != nil))
+	}
+	return n
+}
+
 // stop ends Run and closes the outbox. Calling it again does nothing.
 func (x *opened) stop() error {
 	if x.cancel == nil {

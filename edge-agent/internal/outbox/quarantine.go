@@ -37,7 +37,7 @@ func (o *Outbox) quarantineAll() error {
 func (o *Outbox) nextBad() *segment {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.condemned == 0 || time.Now().Before(o.mendAt) {
+	if !o.condemned || time.Now().Before(o.mendAt) {
 		return nil
 	}
 	for _, f := range o.files {
@@ -45,7 +45,7 @@ func (o *Outbox) nextBad() *segment {
 			return f
 		}
 	}
-	o.condemned = 0
+	o.condemned = false
 	return nil
 }
 
@@ -108,7 +108,6 @@ func (o *Outbox) setApart(f *segment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.removeLocked(f)
-	o.condemned--
 	o.stat.quarantined++
 	o.stat.quarantinedBytes += f.size
 	o.wakeLocked()

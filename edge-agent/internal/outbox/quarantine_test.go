@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -39,5 +40,34 @@ func TestPanicUnderCommitEndsTheSegmentAlone(t *testing.T) {
 	}
 	if s := x.Stats(); uint64(len(recs)) != e.Durable+1 || s.Lost[telemetry.ReasonCorrupt] > 0 {
 		t.Fatalf("%d records of %d are left: %+v", len(recs), e.Durable+1, s.Lost)
+	}
+}
+
+// A damaged segment leaves by being set aside and in no other way: making room
+// does not remove it, although receipts cover all of it.
+func TestDamagedSegmentIsNotRemovedForRoom(t *testing.T) {
+	box := still(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	commitSome(t, box, "1", "2", "3")
+	f := box.live
+	er := telemetry.EpochReceipt{Epoch: box.current.id, Watermark: 4}
+	if err := box.Trim(telemetry.Receipt{Agent: "greenhouse-1", Issued: issued, Epochs: []telemetry.EpochReceipt{er}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := box.roll(true); err != nil {
+		t.Fatal(err)
+	}
+	box.lookAll()
+	if box.oldestDone() != f {
+		t.Fatal("nothing could go")
+	}
+	box.condemn(f, errDamaged)
+	if err := box.freeOne(false); !errors.Is(err, errNoRoom) {
+		t.Fatalf("it was removed: %v", err)
+	}
+	if err := box.quarantineAll(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(box.opts.Dir, f.name+suffixBad)); err != nil || box.Stats().Quarantined != 1 || box.doneBytes != 0 {
+		t.Fatalf("%v, %+v", err, box.Stats())
 	}
 }

@@ -84,16 +84,18 @@ func (o *Outbox) readRun(r *run, seqs telemetry.Range, maxRecords, maxBytes int)
 	return recs, err
 }
 
-// condemn marks a segment to be quarantined by the committer.
+// condemn marks a segment to be quarantined by the committer. From then on it
+// leaves in no other way, even if receipts cover all of it.
 func (o *Outbox) condemn(f *segment, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if f.bad != nil {
+	if f.bad != nil || f.gone {
 		return
 	}
 	o.log.Error("outbox: segment is damaged", "segment", f.name, "error", err)
 	f.bad = err
-	o.condemned++
+	o.condemned = true
+	o.countDoneLocked(f)
 	o.nudge()
 }
 

@@ -209,10 +209,7 @@ func (w *world) settle() {
 	w.tb.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		w.learn()
-		w.box.mu.Lock()
-		left := w.box.condemned
-		w.box.mu.Unlock()
-		if left == 0 {
+		if w.box.damaged() == 0 {
 			return
 		}
 		if time.Now().After(deadline) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/require"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
@@ -17,6 +18,10 @@ import (
 // A drill on a live device proves by the cloud's receipts that all of its messages arrived, while sensors lose nothing; its report is worth nothing once it was changed; and with the network away it refuses.
 func TestDrillOnALiveDevice(t *testing.T) {
 	s := start(t)
+	await(t, "receipts come", func() bool {
+		status, err := device.Get(t.Context(), s.Edge.Status)
+		return err == nil && status.Mode == "current"
+	})
 	log, published := publish(t, s, 6*time.Second)
 	report, words := drill(t, s, true, "--cut", "3s", "--messages", "50")
 	if !strings.Contains(words, "proven: cloud demo-cloud has all 100 messages") {
