@@ -187,24 +187,13 @@ func epochOf(e *store.Epoch) epochJSON {
 	}
 	for why := telemetry.Reason(1); why != 0; why++ {
 		for _, r := range ranges(l.Lost[why], &out.Truncated) {
-			out.Lost = append(out.Lost, lostJSON{r, reason(why)})
+			out.Lost = append(out.Lost, lostJSON{r, why.String()})
 		}
 	}
 	if s := l.Start; s != nil {
 		out.Start = &startJSON{epochText(s.Previous), s.PreviousLast, s.PreviousClean, s.Version}
 	}
 	return out
-}
-
-func reason(r telemetry.Reason) string {
-	names := map[telemetry.Reason]string{
-		telemetry.ReasonDropped: "dropped", telemetry.ReasonExpired: "expired", telemetry.ReasonCorrupt: "corrupt",
-		telemetry.ReasonOversized: "oversized", telemetry.ReasonUnknown: "unknown", telemetry.ReasonReceipted: "receipted",
-	}
-	if n, ok := names[r]; ok {
-		return n
-	}
-	return "other"
 }
 
 func (s *Server) agent(r *request) error {

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/copies"
 	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
@@ -22,7 +21,7 @@ func cardRolledBack(ctx context.Context, c *course) (string, error) {
 		if err := agent.Freeze(); err != nil {
 			return err
 		}
-		return errors.Join(copyFolder(to, data), agent.Thaw())
+		return errors.Join(copies.Folder(to, data), agent.Thaw())
 	})
 }
 
@@ -30,7 +29,7 @@ func cardRolledBack(ctx context.Context, c *course) (string, error) {
 // a card is made of a device that is off.
 func imagePutBack(ctx context.Context, c *course) (string, error) {
 	return c.rollBack(ctx, func(to string) error {
-		return c.between(ctx, func() error { return copyFolder(to, c.stack.Edge.Data) })
+		return c.between(ctx, func() error { return copies.Folder(to, c.stack.Edge.Data) })
 	})
 }
 
@@ -85,7 +84,7 @@ func (c *course) between(ctx context.Context, do func() error) error {
 func agentCloned(ctx context.Context, c *course) (string, error) {
 	s := c.stack
 	folder := filepath.Join(s.Dir(), "edge", "clone")
-	if err := c.between(ctx, func() error { return copyFolder(folder, s.Edge.Data) }); err != nil {
+	if err := c.between(ctx, func() error { return copies.Folder(folder, s.Edge.Data) }); err != nil {
 		return "", err
 	}
 	clone, err := s.Clone(ctx, "clone", folder)
@@ -142,7 +141,7 @@ func outboxDeleted(ctx context.Context, c *course) (string, error) {
 func cloudRolledBack(ctx context.Context, c *course) (string, error) {
 	s := c.stack
 	older := filepath.Join(s.Dir(), "cloud", "older")
-	err := c.aside(ctx, func(database string) error { return copyFiles(older, database) })
+	err := c.aside(ctx, func(database string) error { return copies.Database(older, database) })
 	if err != nil {
 		return "", err
 	}
@@ -154,7 +153,7 @@ func cloudRolledBack(ctx context.Context, c *course) (string, error) {
 		return "", err
 	}
 	err = c.aside(ctx, func(database string) error {
-		return errors.Join(removeFiles(database), copyFiles(filepath.Dir(database), filepath.Join(older, filepath.Base(database))))
+		return errors.Join(copies.RemoveDatabase(database), copies.Database(filepath.Dir(database), filepath.Join(older, filepath.Base(database))))
 	})
 	if err != nil {
 		return "", err
@@ -200,70 +199,9 @@ func (c *course) either(short, long time.Duration) time.Duration {
 	return short
 }
 
-// copyFolder copies folders and files. A socket in it is left out: it is nothing
-// without the process that listens on it, on a card as well.
-func copyFolder(to, from string) error {
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		switch target := filepath.Join(to, rel); {
-		case e.IsDir():
-			return os.MkdirAll(target, 0o700)
-		case e.Type().IsRegular():
-			return copyFile(target, path)
-		}
-		return nil
-	})
-}
-
-func copyFile(to, from string) error {
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, b, 0o600)
-}
-
 func replaceFolder(folder, by string) error {
 	if err := os.RemoveAll(folder); err != nil {
 		return err
 	}
 	return os.Rename(by, folder)
-}
-
-// copyFiles copies a database with what lies beside it (-wal, -shm) into a
-// folder.
-func copyFiles(to, database string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return err
-	}
-	return besides(database, func(path string) error {
-		return copyFile(filepath.Join(to, filepath.Base(path)), path)
-	})
-}
-
-func removeFiles(database string) error { return besides(database, os.Remove) }
-
-func besides(database string, do func(path string) error) error {
-	entries, err := os.ReadDir(filepath.Dir(database))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), filepath.Base(database)) {
-			continue
-		}
-		if err := do(filepath.Join(filepath.Dir(database), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }

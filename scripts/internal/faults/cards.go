@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/copies"
 	"github.com/holdfast-edge/holdfast/scripts/internal/device"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
@@ -30,7 +31,7 @@ func cardRolledBack(ctx context.Context, t *Target) (string, error) {
 		if err := agent.Freeze(); err != nil {
 			return err
 		}
-		return errors.Join(copyFolder(to, data), agent.Thaw())
+		return errors.Join(copies.Folder(to, data), agent.Thaw())
 	})
 }
 
@@ -38,7 +39,7 @@ func cardRolledBack(ctx context.Context, t *Target) (string, error) {
 // a card is made of a device that is off.
 func imagePutBack(ctx context.Context, t *Target) (string, error) {
 	return t.rollBack(ctx, func(to string) error {
-		return t.between(ctx, func() error { return copyFolder(to, t.Stack.Edge.Data) })
+		return t.between(ctx, func() error { return copies.Folder(to, t.Stack.Edge.Data) })
 	})
 }
 
@@ -78,7 +79,7 @@ func (t *Target) rollBack(ctx context.Context, snapshot func(to string) error) (
 func cardCloned(ctx context.Context, t *Target) (string, error) {
 	s := t.Stack
 	folder := filepath.Join(s.Dir(), "edge", "clone")
-	if err := t.between(ctx, func() error { return copyFolder(folder, s.Edge.Data) }); err != nil {
+	if err := t.between(ctx, func() error { return copies.Folder(folder, s.Edge.Data) }); err != nil {
 		return "", err
 	}
 	clone, err := s.Clone(ctx, fmt.Sprintf("clone-%d", time.Now().UnixNano()), folder)
@@ -124,42 +125,10 @@ func powerCut(ctx context.Context, t *Target) (string, error) {
 	return fmt.Sprintf("%d cuts, %d messages stored between them", cuts, t.Acknowledged()-before), nil
 }
 
-// copyFolder copies folders and files. A socket in it is left out: it is nothing
-// without the process that listens on it, on a card as well.
-func copyFolder(to, from string) error {
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		switch target := filepath.Join(to, rel); {
-		case e.IsDir():
-			return os.MkdirAll(target, 0o700)
-		case e.Type().IsRegular():
-			return copyFile(target, path)
-		}
-		return nil
-	})
-}
-
-func copyFile(to, from string) error {
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, b, 0o600)
-}
-
 // replaceFolder puts the content of a folder in the place of another's, synced as
 // a card is that was written elsewhere. The two may be on different disks.
 func replaceFolder(folder, by string) error {
-	if err := copyFolder(folder, by); err != nil {
+	if err := copies.Folder(folder, by); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(by); err != nil {

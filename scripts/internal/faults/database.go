@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/copies"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -124,12 +122,12 @@ func (t *Target) still(ctx context.Context) (held uint64, err error) {
 // fileBackup copies SQLite's files while nobody uses them.
 func (t *Target) fileBackup(ctx context.Context) (string, error) {
 	older := filepath.Join(filepath.Dir(t.Stack.Database()), "older")
-	return older, t.aside(ctx, func(database string) error { return copyFiles(older, database) })
+	return older, t.aside(ctx, func(database string) error { return copies.Database(older, database) })
 }
 
 func (t *Target) fileRestore(ctx context.Context, older string) error {
 	return t.aside(ctx, func(database string) error {
-		return errors.Join(removeFiles(database), copyFiles(filepath.Dir(database), filepath.Join(older, filepath.Base(database))))
+		return errors.Join(copies.RemoveDatabase(database), copies.Database(filepath.Dir(database), filepath.Join(older, filepath.Base(database))))
 	})
 }
 
@@ -164,37 +162,4 @@ func databaseFull(ctx context.Context, t *Target) (string, error) {
 		return words, nil
 	}
 	return words, t.Stack.Postgres.Ready(ctx)
-}
-
-// copyFiles copies a database with what lies beside it (-wal, -shm) into a
-// folder.
-func copyFiles(to, database string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return err
-	}
-	return besides(database, func(path string) error {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, filepath.Base(path)), b, 0o600)
-	})
-}
-
-func removeFiles(database string) error { return besides(database, os.Remove) }
-
-func besides(database string, do func(path string) error) error {
-	entries, err := os.ReadDir(filepath.Dir(database))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), filepath.Base(database)) {
-			continue
-		}
-		if err := do(filepath.Join(filepath.Dir(database), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
