@@ -38,10 +38,10 @@ func (u *Uplink) modeNow(now time.Time) Mode {
 		return Held
 	case u.lanes[live].timeouts > 1 || u.lanes[backlog].timeouts > 1:
 		return Unanswered
+	case u.cloud.at.IsZero(): // whatever waits, nobody knows yet that it can leave
+		return Starting
 	case u.behind(now):
 		return CatchingUp
-	case u.cloud.at.IsZero():
-		return Starting
 	}
 	return Current
 }

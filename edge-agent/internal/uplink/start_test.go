@@ -265,6 +265,35 @@ func TestAnOutageIsLoggedOnce(t *testing.T) {
 	})
 }
 
+// A process that has not heard from its cloud does not claim to catch up with it,
+// whatever its earlier lives left on the disk: a drill, which trusts the mode, would
+// begin in the middle of an outage.
+func TestNoReceiptIsNoCatchingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.lock(func() { w.bad.deaf = true })
+		w.run()
+		w.box.readings(500, 100)
+		time.Sleep(time.Second)
+		w.stop()
+		w.run()
+		w.box.readings(500, 100)
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			if m := w.up.Status().Mode; m != Starting && m != Unanswered {
+				t.Fatalf("mode %q without a receipt", m)
+			}
+		}
+		w.lock(func() { w.bad.deaf = false })
+		w.settle(2 * time.Minute)
+		time.Sleep(2 * time.Second)
+		if m := w.up.Status().Mode; m != Current {
+			t.Errorf("mode %q with everything receipted", m)
+		}
+		w.stop()
+	})
+}
+
 // The status says how far behind the cloud is, and when it will have caught up.
 func TestStatusWhileCatchingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

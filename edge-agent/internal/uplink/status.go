@@ -11,7 +11,7 @@ type Mode string
 
 // The modes.
 const (
-	Starting   Mode = "starting"    // no receipt yet
+	Starting   Mode = "starting"    // no receipt yet in this life
 	Unenrolled Mode = "unenrolled"  // no cloud is known: nothing is sent
 	Revoked    Mode = "revoked"     // the cloud takes nothing more from this agent
 	Offline    Mode = "offline"     // publishing fails
