@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // SocketFile is where a running agent takes orders, in its data folder. Who may

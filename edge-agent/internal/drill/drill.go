@@ -14,8 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // Prefix begins the topics of drills; the rest is the drill's own.

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // ErrDamage is returned by Verify and Export when some of a folder is not right.
@@ -80,16 +80,7 @@ func lockShared(path string) (*os.File, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = ErrLocked
-		}
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return flock(f, err, unix.LOCK_SH)
 }
 
 func (c *card) close() error {

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // The cruel tests run the outbox in a child process: one that can be killed, and

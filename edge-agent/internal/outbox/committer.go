@@ -69,14 +69,12 @@ func (o *Outbox) loop(ctx context.Context) error {
 		if ending {
 			return nil
 		}
-		if err := o.pause(ctx, idle); err != nil {
-			return err
-		}
+		o.pause(ctx, idle)
 	}
 }
 
 // pause waits for work, at most for idle.
-func (o *Outbox) pause(ctx context.Context, idle time.Duration) error {
+func (o *Outbox) pause(ctx context.Context, idle time.Duration) {
 	t := time.NewTimer(idle)
 	defer t.Stop()
 	select {
@@ -85,7 +83,6 @@ func (o *Outbox) pause(ctx context.Context, idle time.Duration) error {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-	return nil
 }
 
 // maxIdle bounds how long the committer sleeps: ages and room are looked at again then.
@@ -232,10 +229,23 @@ func (o *Outbox) tryCommit(items []item, own bool) error {
 	if err != nil {
 		return err
 	}
+	o.countLost(items)
 	for i := range items {
 		items[i].done(first+uint64(i), nil)
 	}
 	return nil
+}
+
+// countLost counts readings given up: not those of loss records that only tell
+// once more what another told.
+func (o *Outbox) countLost(items []item) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range items {
+		if it := &items[i]; it.lost > 0 {
+			o.stat.lost[it.rec.Loss.Reason] += it.lost
+		}
+	}
 }
 
 // write commits records, and what is new of receipts, to the live segment, and
@@ -486,10 +496,10 @@ func (o *Outbox) roll(own bool) error {
 	o.mu.Unlock()
 	o.stamp(&h)
 	l, name, err := o.birth(&h, limit, first, o.allStates())
+	if noSpace(err) {
+		return wanting(err)
+	}
 	if err != nil {
-		if noSpace(err) {
-			return errors.Join(errNoRoom, err)
-		}
 		return fatal(err)
 	}
 	l.head = h

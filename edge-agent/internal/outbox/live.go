@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -182,7 +183,7 @@ func (w *writer) putLosses(tx *bolt.Tx, e telemetry.Epoch, recs []telemetry.Reco
 	return nil
 }
 
-// state is an entry of the receipts bucket; nil deletes it.
+// state is an entry of the receipts bucket.
 type state struct {
 	epoch telemetry.Epoch
 	value []byte
@@ -197,13 +198,7 @@ func putStates(tx *bolt.Tx, states []state) error {
 		return err
 	}
 	for _, s := range states {
-		key := appendEpoch(nil, s.epoch)
-		if s.value == nil {
-			err = b.Delete(key)
-		} else {
-			err = b.Put(key, s.value)
-		}
-		if err != nil {
+		if err := b.Put(appendEpoch(nil, s.epoch), s.value); err != nil {
 			return err
 		}
 	}
@@ -276,18 +271,31 @@ func (w *writer) close() error {
 // maxArena is what is kept of the room for blocks between commits, in bytes.
 const maxArena = 2 << 20
 
-// noSpace reports whether a commit failed for want of room before anything was
-// synced: bbolt's writes fail with a PathError, its fsync with a bare errno. A
-// file system may report want of room first at fsync: that is a failed fsync.
+// passing are the errors that say nothing about the card: the disk is full, or the
+// device is short of file descriptors or memory, or may not just now.
+var passing = []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EACCES}
+
+// noSpace reports whether something failed for want of room, or of what else is
+// short now and then, before anything was synced: bbolt's writes fail with a
+// PathError, its fsync with a bare errno. A file system may report want of room
+// first at fsync: that is a failed fsync.
 func noSpace(err error) bool {
 	var pe *fs.PathError
-	return errors.As(err, &pe) && (errors.Is(pe.Err, syscall.ENOSPC) || errors.Is(pe.Err, syscall.EDQUOT))
+	return errors.As(err, &pe) && slices.ContainsFunc(passing, func(errno error) bool { return errors.Is(pe.Err, errno) })
+}
+
+// wanting adds errNoRoom to an error for which noSpace is true: it is tried again later.
+func wanting(err error) error {
+	if noSpace(err) {
+		return errors.Join(errNoRoom, err)
+	}
+	return err
 }
 
 // view reads a live file at its newest commit. Pages are read, not mapped, and a
 // bbolt transaction keeps them from being reused meanwhile.
 func (l *live) view(fn func(*reader) error) error {
-	for {
+	for try := 0; ; try++ {
 		err := guard(func() error {
 			return l.db.View(func(tx *bolt.Tx) error {
 				f, err := boltpage.OpenTx(l.file, tx.Size(), uint64(tx.ID()))
@@ -297,12 +305,18 @@ func (l *live) view(fn func(*reader) error) error {
 				return fn(newReader(f, false))
 			})
 		})
-		// Two commits between the first line and the second: try again.
+		// Two commits between the first line and the second: try again. They do not
+		// come between every time: then it is the meta page that is wrong.
 		if !errors.Is(err, boltpage.ErrMoved) {
 			return err
 		}
+		if try == maxViews {
+			return damaged("no meta page to read by: %v", err)
+		}
 	}
 }
+
+const maxViews = 1000
 
 func (l *live) close() error {
 	return errors.Join(l.writer.close(), l.file.Close())
@@ -330,15 +344,11 @@ func (o *Outbox) birth(h *head, limit int64, first []telemetry.Record, states []
 
 // bear makes the file under its temporary name.
 func (o *Outbox) bear(temp string, limit int64, h *head, first []telemetry.Record, states []state) (_ *live, err error) {
-	if o.spare > 0 {
-		err = os.Rename(filepath.Join(o.opts.Dir, nameSpare), temp)
-		o.mu.Lock()
-		o.spare = 0
-		o.mu.Unlock()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	} else if err = reserve(temp, limit, true); err != nil {
+	err = os.Rename(filepath.Join(o.opts.Dir, nameSpare), temp)
+	o.mu.Lock()
+	o.spare = 0
+	o.mu.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	db, err := openBolt(temp, limit, o.opts.noSync)

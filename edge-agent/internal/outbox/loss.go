@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // maxCarried bounds how many losses of oversized messages one drop carries

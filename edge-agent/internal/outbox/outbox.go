@@ -6,13 +6,16 @@
 package outbox
 
 import (
+	"cmp"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -106,23 +109,19 @@ func (o *Options) setDefaults() error {
 	if err := telemetry.ValidateAgent(o.Agent); err != nil {
 		return err
 	}
-	def(&o.Profile, Latency)
-	def(&o.Interval, 250*time.Millisecond)
-	def(&o.MaxBytes, 1<<30)
-	def(&o.SegmentBytes, 64<<20)
-	o.SegmentBytes = max(min(o.SegmentBytes, o.MaxBytes/4), minSegment)
-	def(&o.ReserveBytes, o.SegmentBytes)
-	o.ReserveBytes = min(o.ReserveBytes, o.SegmentBytes)
-	def(&o.Full, Refuse)
-	def(&o.FullGrace, 30*time.Second)
-	def(&o.QueueRecords, 8192)
-	def(&o.QueueBytes, 4<<20)
-	def(&o.packFrom, packFrom)
+	o.Profile = cmp.Or(o.Profile, Latency)
+	o.Interval = cmp.Or(o.Interval, 250*time.Millisecond)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 1<<30)
+	o.SegmentBytes = max(min(cmp.Or(o.SegmentBytes, 64<<20), o.MaxBytes/4), minSegment)
+	o.ReserveBytes = min(cmp.Or(o.ReserveBytes, o.SegmentBytes), o.SegmentBytes)
+	o.Full = cmp.Or(o.Full, Refuse)
+	o.FullGrace = cmp.Or(o.FullGrace, 30*time.Second)
+	o.QueueRecords = cmp.Or(o.QueueRecords, 8192)
+	o.QueueBytes = cmp.Or(o.QueueBytes, 4<<20)
+	o.packFrom = cmp.Or(o.packFrom, packFrom)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.Now == nil {
 		o.Now = now
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
 	}
 	if o.Boot == ([16]byte{}) {
 		o.Boot = bootID()
@@ -136,13 +135,6 @@ func (o *Options) setDefaults() error {
 	return nil
 }
 
-func def[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
-}
-
 // now reads both clocks. CLOCK_BOOTTIME goes on while the device sleeps.
 func now() telemetry.Instant {
 	var t unix.Timespec
@@ -150,34 +142,15 @@ func now() telemetry.Instant {
 	return telemetry.Instant{Boot: time.Duration(t.Nano()), Wall: time.Now().UnixNano()}
 }
 
-func bootID() [16]byte {
-	var id [16]byte
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil || len(b) < 36 {
-		return id // unknown: no two epochs are taken to share a boot
-	}
-	n := 0
-	for _, c := range b {
-		v, ok := hexDigit(c)
-		if !ok {
-			continue
-		}
-		id[n/2] = id[n/2]<<4 | v
-		if n++; n == 32 {
-			break
-		}
+// bootID returns the kernel's, and zeros when it cannot be had: no two epochs are
+// taken to share that boot.
+func bootID() (id [16]byte) {
+	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	b, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if err == nil && len(b) == len(id) {
+		copy(id[:], b)
 	}
 	return id
-}
-
-func hexDigit(c byte) (byte, bool) {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0', true
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10, true
-	}
-	return 0, false
 }
 
 // Outbox is an open folder. All methods may be called from any goroutine. Run
@@ -239,7 +212,7 @@ func Open(opts Options) (*Outbox, error) {
 		queue: newQueue(opts.QueueRecords, opts.QueueBytes),
 		kick:  make(chan struct{}, 1), running: make(chan struct{}), wait: make(chan struct{}),
 		epochs:  map[telemetry.Epoch]*epoch{},
-		changes: newChanges(),
+		changes: newChanges(), stat: counters{lost: map[telemetry.Reason]uint64{}},
 	}
 	if err := o.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open outbox %s: %w", opts.Dir, err), lock.Close())
@@ -257,10 +230,15 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
+	return flock(f, err, unix.LOCK_EX)
+}
+
+// flock takes a lock on a file that was opened with err, or returns ErrLocked.
+func flock(f *os.File, err error, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			err = ErrLocked
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/boltpage"
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // quarantineAll sets every damaged file aside.

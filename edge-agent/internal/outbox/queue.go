@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -46,7 +47,19 @@ func (d *Draft) record() (telemetry.Record, error) {
 type item struct {
 	rec  telemetry.Record
 	size int
+	lost uint64 // readings that it is the first to call lost
 	done func(seq uint64, err error)
+}
+
+// newItem makes an item of a draft, which was received at if it does not say when.
+func newItem(d Draft, at telemetry.Instant, done func(uint64, error)) (item, error) {
+	d.At = cmp.Or(d.At, at)
+	rec, err := d.record()
+	it := item{rec: rec, size: recordSize(&rec), done: done}
+	if rec.Loss != nil {
+		it.lost = rec.Loss.Count
+	}
+	return it, err
 }
 
 // queue holds what waits for a commit, bounded in records and bytes. What is
@@ -74,17 +87,13 @@ func newQueue(records int, bytes int64) *queue {
 // Submit queues a draft, and waits while the queue is full. done is called once,
 // by the committer, in the order of the Submits: with the seq after the fsync of
 // the commit that holds the record, or with the error for which it will never be
-// durable. done must not block. Submit returns ErrFull, ErrClosed, ErrDraft, the
+// durable. done must not block; the draft must stay as it is until then. Submit returns ErrFull, ErrClosed, ErrDraft, the
 // context's error, or what ended Run; then done is not called.
 func (o *Outbox) Submit(ctx context.Context, d Draft, done func(seq uint64, err error)) error {
-	if d.At == (telemetry.Instant{}) {
-		d.At = o.opts.Now()
+	it, err := newItem(d, o.opts.Now(), done)
+	if err == nil {
+		_, err = o.queue.put(ctx, []item{it})
 	}
-	rec, err := d.record()
-	if err != nil {
-		return err
-	}
-	_, err = o.queue.put(ctx, []item{{rec: rec, size: recordSize(&rec), done: done}})
 	return err
 }
 
@@ -93,20 +102,11 @@ func (o *Outbox) Submit(ctx context.Context, d Draft, done func(seq uint64, err 
 // become it.
 func (o *Outbox) Append(ctx context.Context, drafts ...Draft) (last uint64, err error) {
 	w := &waiter{left: len(drafts), all: make(chan struct{})}
-	items, done := make([]item, len(drafts)), w.done
-	var at telemetry.Instant
+	items, done, at := make([]item, len(drafts)), w.done, o.opts.Now()
 	for i, d := range drafts {
-		if d.At == (telemetry.Instant{}) {
-			if at == (telemetry.Instant{}) {
-				at = o.opts.Now()
-			}
-			d.At = at
-		}
-		rec, err := d.record()
-		if err != nil {
+		if items[i], err = newItem(d, at, done); err != nil {
 			return 0, err
 		}
-		items[i] = item{rec: rec, size: recordSize(&rec), done: done}
 	}
 	if len(items) == 0 {
 		return 0, nil
@@ -287,7 +287,7 @@ func (q *queue) setRefuse(v bool) {
 	q.freeLocked()
 }
 
-// Queued returns how many drafts wait for a commit, and their bytes.
+// depth returns how many drafts wait for a commit, and their bytes.
 func (q *queue) depth() (records int, bytes int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

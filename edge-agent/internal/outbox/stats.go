@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +28,8 @@ func (c *counters) count(recs []telemetry.Record) {
 	c.appended += uint64(len(recs))
 	readings, size := 0, 0
 	for i := range recs {
-		rec := &recs[i]
-		switch {
-		case rec.Reading != nil:
-			readings, size = readings+1, size+len(rec.Reading.Topic)+len(rec.Reading.Payload)
-		case rec.Loss != nil:
-			if c.lost == nil {
-				c.lost = map[telemetry.Reason]uint64{}
-			}
-			c.lost[rec.Loss.Reason] += rec.Loss.Count
+		if r := recs[i].Reading; r != nil {
+			readings, size = readings+1, size+len(r.Topic)+len(r.Payload)
 		}
 	}
 	if readings > 0 {
@@ -146,11 +140,8 @@ func (o *Outbox) count() (s Stats, oldest telemetry.Epoch, seq uint64) {
 	s = Stats{
 		Epoch: o.current.id, Durable: o.current.last, Segments: len(o.files), MaxBytes: o.opts.MaxBytes, Bytes: o.totalLocked(),
 		FullSince: o.fullSince, Quarantined: c.quarantined, QuarantinedBytes: c.quarantinedBytes,
-		Appended: c.appended, Readings: c.readings, AppendedBytes: c.appendedBytes, Lost: map[telemetry.Reason]uint64{},
+		Appended: c.appended, Readings: c.readings, AppendedBytes: c.appendedBytes, Lost: maps.Clone(c.lost),
 		Foreign: c.foreign, NeverMade: c.neverMade, UnknownEpochs: c.unknownEpochs,
-	}
-	for r, n := range c.lost {
-		s.Lost[r] = n
 	}
 	for _, e := range o.order {
 		if len(e.runs) == 0 {

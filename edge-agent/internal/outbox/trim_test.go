@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // What a receipt covers is its watermark and its ranges, without what it asks for

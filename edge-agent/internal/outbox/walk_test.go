@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/ranges"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // world is the model in memory that an outbox is held against: everything that

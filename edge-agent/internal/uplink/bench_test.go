@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // loopback is a broker and a cloud without a database: it opens frames and
@@ -19,7 +20,7 @@ type loopback struct {
 	pub    ed25519.PublicKey
 	signer telemetry.ReceiptSigner
 	up     *Uplink
-	held   map[telemetry.Epoch]ranges
+	held   map[telemetry.Epoch]ranges.Set
 	frames chan []byte
 	bytes  int
 	count  int
@@ -37,7 +38,7 @@ func newLoopback(b testing.TB, key ed25519.PrivateKey) (*loopback, ed25519.Publi
 		b.Fatal(err)
 	}
 	return &loopback{
-		t: b, pub: key.Public().(ed25519.PublicKey), held: map[telemetry.Epoch]ranges{}, frames: make(chan []byte, 256),
+		t: b, pub: key.Public().(ed25519.PublicKey), held: map[telemetry.Epoch]ranges.Set{}, frames: make(chan []byte, 256),
 		signer: telemetry.ReceiptSigner{Key: signing, Chain: []telemetry.Certificate{cert}}, full: make(chan struct{}),
 	}, root
 }
@@ -75,7 +76,7 @@ func (l *loopback) run() {
 		}
 		l.mu.Lock()
 		if h.First > 0 && l.hears {
-			l.held[h.Epoch] = l.held[h.Epoch].add(telemetry.Range{First: h.First, Last: h.Last})
+			l.held[h.Epoch] = l.held[h.Epoch].Add(telemetry.Range{First: h.First, Last: h.Last})
 		}
 		up, hears := l.up, l.hears
 		a := account{held: l.held[h.Epoch]}

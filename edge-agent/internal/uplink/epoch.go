@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // epoch is what the uplink knows of one open epoch: what the cloud holds, what
@@ -15,14 +16,14 @@ type epoch struct {
 	telemetry.OpenEpoch      // as the outbox last said
 	own                 bool // this process appends to it: it grows
 
-	mark    uint64    // the cloud's watermark; what the outbox trimmed until a receipt names the epoch
-	held    ranges    // what the cloud holds above mark
-	gone    ranges    // looked for and not on the device
-	flights []*flight // ascending, never overlapping
-	parked  []parked  // single records that the cloud refuses, kept and tried now and then
-	limits  []limit   // frames that the cloud refused: cut finer there
-	again   ranges    // the cloud asked for these and has not got them yet
-	againAt time.Time // when the first of them was asked for
+	mark    uint64     // the cloud's watermark; what the outbox trimmed until a receipt names the epoch
+	held    ranges.Set // what the cloud holds above mark
+	gone    ranges.Set // looked for and not on the device
+	flights []*flight  // ascending, never overlapping
+	parked  []parked   // single records that the cloud refuses, kept and tried now and then
+	limits  []limit    // frames that the cloud refused: cut finer there
+	again   ranges.Set // the cloud asked for these and has not got them yet
+	againAt time.Time  // when the first of them was asked for
 
 	ended       bool      // the outbox lists it no longer
 	explainedAt time.Time // when its holes were last answered with loss records
@@ -90,16 +91,16 @@ func (e *epoch) blocks(now time.Time, f func(telemetry.Range)) {
 }
 
 // lost notes that r is not on the device: it is not looked for again.
-func (e *epoch) lost(r telemetry.Range) { e.gone = e.gone.add(r) }
+func (e *epoch) lost(r telemetry.Range) { e.gone = e.gone.Add(r) }
 
 // confirm subtracts what the cloud holds from the flights. It returns those of
 // which nothing is left and the bytes that the receipt covered. A flight that
 // is covered in part goes on as its rest.
 func (e *epoch) confirm() (done []*flight, bytes int) {
-	has := append(ranges(nil), e.held...).add(telemetry.Range{First: 1, Last: e.mark})
+	has := e.held.Add(telemetry.Range{First: 1, Last: e.mark})
 	var keep []*flight
 	for _, f := range e.flights {
-		rest := has.missing(f.seqs)
+		rest := has.Missing(f.seqs)
 		if len(rest) == 0 {
 			done = append(done, f)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // randomEpoch cuts the numbers above a watermark into runs that are held, gone,
@@ -19,10 +20,10 @@ func randomEpoch(r *rand.Rand) *epoch {
 		switch r.IntN(4) {
 		case 0:
 			if x.First > e.mark+1 { // or it would be part of the watermark
-				e.held = e.held.add(x)
+				e.held = e.held.Add(x)
 			}
 		case 1:
-			e.gone = e.gone.add(x)
+			e.gone = e.gone.Add(x)
 		case 2:
 			e.insert(&flight{epoch: e, seqs: x})
 		}
@@ -76,21 +77,21 @@ func TestWorstIsTheMostRangesThatCanOpen(t *testing.T) {
 		if g, ok := e.gap(1, e.Durable, time.Time{}); ok {
 			next = telemetry.Range{First: g.First, Last: g.First}
 		}
-		var sure ranges
+		var sure ranges.Set
 		var maybe []telemetry.Range
 		for _, a := range e.atoms(next) {
 			if a.sure {
-				sure = sure.add(a.seqs)
+				sure = sure.Add(a.seqs)
 			} else {
 				maybe = append(maybe, a.seqs)
 			}
 		}
 		most := 0
 		for choice := range 1 << len(maybe) {
-			s := append(ranges(nil), sure...).add(telemetry.Range{First: 1, Last: e.mark})
+			s := sure.Add(telemetry.Range{First: 1, Last: e.mark})
 			for i, x := range maybe {
 				if choice>>i&1 == 1 {
-					s = s.add(x)
+					s = s.Add(x)
 				}
 			}
 			open := len(s)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 var errNeverMade = errors.New("never made")
@@ -36,7 +37,7 @@ type life struct {
 	lowest  uint64
 	durable uint64
 	trimmed uint64
-	pinned  ranges
+	pinned  ranges.Set
 }
 
 func newMemory() *memory {
@@ -161,7 +162,7 @@ func (m *memory) trim(e telemetry.Epoch, to uint64) {
 		}
 		l.trimmed = to
 	}
-	l.pinned = l.pinned.sub(telemetry.Range{First: 1, Last: to})
+	l.pinned = l.pinned.Sub(telemetry.Range{First: 1, Last: to})
 	floor := l.trimmed - min(l.trimmed, m.keep)
 	if len(l.pinned) > 0 {
 		floor = min(floor, l.pinned[0].First-1)
@@ -179,13 +180,13 @@ func (m *memory) Again(e telemetry.Epoch, r telemetry.Range) error {
 		m.mu.Unlock()
 		return fmt.Errorf("%w: %s", errNeverMade, e)
 	}
-	var missing ranges
+	var missing ranges.Set
 	for s := r.First; s <= min(r.Last, l.durable); s++ {
 		if _, ok := l.recs[s]; ok {
-			l.pinned = l.pinned.add(telemetry.Range{First: s, Last: s})
+			l.pinned = l.pinned.Add(telemetry.Range{First: s, Last: s})
 			continue
 		}
-		missing = missing.add(telemetry.Range{First: s, Last: s})
+		missing = missing.Add(telemetry.Range{First: s, Last: s})
 	}
 	m.mu.Unlock()
 	for _, x := range missing {
@@ -285,8 +286,8 @@ type cloud struct {
 	window   uint64
 	wait     time.Duration
 	revoked  bool
-	stored   map[telemetry.Epoch]ranges // readings, for ever: what the store holds
-	named    []telemetry.Epoch          // since the last receipt; the newest push out the oldest
+	stored   map[telemetry.Epoch]ranges.Set // readings, for ever: what the store holds
+	named    []telemetry.Epoch              // since the last receipt; the newest push out the oldest
 	again    []telemetry.EpochRange
 	rejected []telemetry.Rejection
 	refuses  func(e telemetry.Epoch, r telemetry.Record) string
@@ -299,12 +300,12 @@ type cloud struct {
 
 // account is the ledger's row of one epoch.
 type account struct {
-	held, explained ranges
+	held, explained ranges.Set
 	last            uint64 // as the next epoch's first record says
 }
 
 func newCloud() *cloud {
-	return &cloud{id: "cloud", ledger: map[telemetry.Epoch]*account{}, window: 1 << 20, stored: map[telemetry.Epoch]ranges{}}
+	return &cloud{id: "cloud", ledger: map[telemetry.Epoch]*account{}, window: 1 << 20, stored: map[telemetry.Epoch]ranges.Set{}}
 }
 
 func (c *cloud) row(e telemetry.Epoch) *account {
@@ -338,12 +339,12 @@ func (c *cloud) take(f sealed) {
 		}
 	}
 	for _, r := range f.recs {
-		c.row(f.h.Epoch).held = c.row(f.h.Epoch).held.add(telemetry.Range{First: r.Seq, Last: r.Seq})
+		c.row(f.h.Epoch).held = c.row(f.h.Epoch).held.Add(telemetry.Range{First: r.Seq, Last: r.Seq})
 		if r.Kind == telemetry.KindStart && r.Start.PreviousLast > 0 {
 			c.row(r.Start.Previous).last = r.Start.PreviousLast
 		}
 		if r.Kind == telemetry.KindLoss {
-			c.row(r.Loss.Epoch).explained = c.row(r.Loss.Epoch).explained.add(r.Loss.Seqs)
+			c.row(r.Loss.Epoch).explained = c.row(r.Loss.Epoch).explained.Add(r.Loss.Seqs)
 		}
 	}
 }
@@ -370,16 +371,16 @@ func (c *cloud) wants(e telemetry.Epoch, upTo uint64) {
 	if upTo == 0 {
 		return
 	}
-	for _, r := range c.row(e).all().missing(telemetry.Range{First: 1, Last: upTo}) {
+	for _, r := range c.row(e).all().Missing(telemetry.Range{First: 1, Last: upTo}) {
 		c.again = append(c.again, telemetry.EpochRange{Epoch: e, Seqs: r})
 	}
 }
 
 // all returns what is held or explained.
-func (a *account) all() ranges {
-	out := append(ranges(nil), a.held...)
+func (a *account) all() ranges.Set {
+	out := a.held
 	for _, r := range a.explained {
-		out = out.add(r)
+		out = out.Add(r)
 	}
 	return out
 }
@@ -415,7 +416,7 @@ func (c *cloud) receipt(agent string) telemetry.Receipt {
 func (c *cloud) backup() map[telemetry.Epoch]*account {
 	out := map[telemetry.Epoch]*account{}
 	for e, a := range c.ledger {
-		out[e] = &account{held: append(ranges(nil), a.held...), explained: append(ranges(nil), a.explained...), last: a.last}
+		out[e] = &account{held: a.held, explained: a.explained, last: a.last}
 	}
 	return out
 }

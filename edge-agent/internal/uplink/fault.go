@@ -27,10 +27,10 @@ func (u *Uplink) believe(id uint64) {
 		Cloud: "published", Agent: u.o.Agent, Revision: u.cloud.revision + 1, Issued: time.Now(), Window: uint64(u.o.MaxWindow),
 	}
 	for _, e := range u.epochs.all {
-		has := append(ranges(nil), e.held...).add(telemetry.Range{First: 1, Last: e.mark})
+		has := e.held.Add(telemetry.Range{First: 1, Last: e.mark})
 		for _, f := range e.flights {
 			if f.send == id {
-				has = has.add(f.seqs)
+				has = has.Add(f.seqs)
 			}
 		}
 		says := telemetry.EpochReceipt{Epoch: e.Epoch}

@@ -75,11 +75,11 @@ func (u *Uplink) allSaid(now time.Time) bool {
 
 // settledTo reports whether the cloud holds all up to seq that the device has.
 func (e *epoch) settledTo(seq uint64) bool {
-	has := append(ranges(nil), e.held...)
+	has := e.held
 	for _, r := range e.gone {
-		has = has.add(r)
+		has = has.Add(r)
 	}
-	return has.covers(telemetry.Range{First: e.mark + 1, Last: seq})
+	return has.Covers(telemetry.Range{First: e.mark + 1, Last: seq})
 }
 
 // question has the cloud asked about the epoch once more.
@@ -93,7 +93,7 @@ func (e *epoch) question(now time.Time) {
 // explainEpoch appends a loss record for each hole of the epoch.
 func (u *Uplink) explainEpoch(ctx context.Context, e *epoch, now time.Time) {
 	for _, g := range e.gone {
-		for _, r := range e.held.missing(g) {
+		for _, r := range e.held.Missing(g) {
 			if r.First <= e.mark {
 				continue
 			}
@@ -145,6 +145,6 @@ func (u *Uplink) isBack(ctx context.Context, e *epoch, r telemetry.Range) bool {
 	if err != nil || len(recs) == 0 || recs[0].Seq > r.Last {
 		return false
 	}
-	e.gone = e.gone.sub(telemetry.Range{First: recs[0].Seq, Last: r.Last})
+	e.gone = e.gone.Sub(telemetry.Range{First: recs[0].Seq, Last: r.Last})
 	return true
 }

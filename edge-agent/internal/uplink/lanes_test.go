@@ -175,7 +175,7 @@ func TestInFlightStaysWithinTheCloudsWindow(t *testing.T) {
 					}
 					sum := 0
 					for r, size := range out {
-						if !w.told[f.h.Epoch].covers(r) {
+						if !w.told[f.h.Epoch].Covers(r) {
 							sum += size
 						}
 					}

@@ -102,7 +102,7 @@ func TestALargeRecordOfTheBacklogGetsItsTurn(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		w.stop()
-		if got := w.sky.row(old).held.count(); got != 2 || !lost {
+		if got := w.sky.row(old).held.Len(); got != 2 || !lost {
 			t.Errorf("after 30 s the cloud holds %d of 2 old records; lost once: %v", got, lost)
 		}
 	})
@@ -124,7 +124,7 @@ func TestRecordsThatComeBackAreSent(t *testing.T) {
 		back()
 		w.settle(3 * time.Minute)
 		w.stop()
-		if row := w.sky.row(own); len(row.explained) > 0 || row.held.count() != 1001 {
+		if row := w.sky.row(own); len(row.explained) > 0 || row.held.Len() != 1001 {
 			t.Errorf("held %v, given up %v", row.held, row.explained)
 		}
 	})

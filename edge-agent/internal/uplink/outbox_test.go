@@ -87,7 +87,7 @@ func TestRealOutboxOverThreeLives(t *testing.T) {
 	sky.mu.Lock()
 	defer sky.mu.Unlock()
 	for _, e := range lives {
-		if !sky.held[e].covers(telemetry.Range{First: 1, Last: 3001}) {
+		if !sky.held[e].Covers(telemetry.Range{First: 1, Last: 3001}) {
 			t.Errorf("epoch %s: the cloud holds %v", e, sky.held[e])
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 const (
@@ -193,20 +194,20 @@ func (u *Uplink) apply(r telemetry.EpochReceipt, now time.Time) {
 // take replaces what was known of the cloud's state and returns how many
 // records that confirmed.
 func (e *epoch) take(r telemetry.EpochReceipt) uint64 {
-	before := e.mark + e.held.count()
+	before := e.mark + e.held.Len()
 	e.mark, e.held = r.Watermark, nil
 	for _, h := range r.Held {
-		e.held = e.held.add(h)
+		e.held = e.held.Add(h)
 	}
 	passed := telemetry.Range{First: 1, Last: e.mark}
-	e.gone = e.gone.sub(passed)
-	e.again = e.again.sub(passed)
+	e.gone = e.gone.Sub(passed)
+	e.again = e.again.Sub(passed)
 	e.limits = slices.DeleteFunc(e.limits, func(l limit) bool { return l.seqs.Last <= e.mark })
 	e.parked = slices.DeleteFunc(e.parked, func(p parked) bool { return p.seq <= e.mark })
 	for _, h := range e.held {
-		e.again = e.again.sub(h)
+		e.again = e.again.Sub(h)
 	}
-	if after := e.mark + e.held.count(); after > before {
+	if after := e.mark + e.held.Len(); after > before {
 		return after - before
 	}
 	return 0
@@ -263,9 +264,9 @@ func (u *Uplink) reject(x telemetry.Rejection, now time.Time) {
 // keeps it from being trimmed, or appends a loss record for what it has not.
 func (u *Uplink) again(a telemetry.EpochRange, now time.Time) {
 	e := u.epochs.find(a.Epoch)
-	missing := ranges{a.Seqs}
+	missing := ranges.Set{a.Seqs}
 	if e != nil && now.Sub(e.againAt) < againWait {
-		missing = e.again.missing(a.Seqs) // the rest is on its way
+		missing = e.again.Missing(a.Seqs) // the rest is on its way
 	}
 	for _, r := range missing {
 		if err := u.o.Outbox.Again(a.Epoch, r); err != nil {
@@ -301,8 +302,8 @@ func (e *epoch) wanted(r telemetry.Range, now time.Time) {
 	if now.Sub(e.againAt) >= againWait {
 		e.again, e.againAt = nil, now
 	}
-	e.again = e.again.add(r)
-	e.gone = e.gone.sub(r)
-	e.held = e.held.sub(r)
+	e.again = e.again.Add(r)
+	e.gone = e.gone.Sub(r)
+	e.held = e.held.Sub(r)
 	e.mark = min(e.mark, r.First-1)
 }

@@ -131,10 +131,10 @@ func TestARestoredCloudIsFilledAgain(t *testing.T) {
 		w.settle(time.Minute)
 		w.stop()
 		row := w.sky.row(w.box.own())
-		if n := row.held.count(); n < 301+500 {
+		if n := row.held.Len(); n < 301+500 {
 			t.Errorf("the cloud holds %d records again, want the 301 of its backup and the 500 kept", n)
 		}
-		if n := row.explained.count(); n < 490 || n > 500 {
+		if n := row.explained.Len(); n < 490 || n > 500 {
 			t.Errorf("%d records explained as lost, want the 500 that were not kept", n)
 		}
 	})
@@ -155,7 +155,7 @@ func TestARefusedRecordStallsNothing(t *testing.T) {
 		w.box.readings(2000, 10)
 		time.Sleep(30 * time.Second)
 		w.mu.Lock()
-		missing := w.sky.row(w.box.own()).held.missing(telemetry.Range{First: 1, Last: 2001})
+		missing := w.sky.row(w.box.own()).held.Missing(telemetry.Range{First: 1, Last: 2001})
 		frames := w.calls
 		w.mu.Unlock()
 		if len(missing) != 1 || missing[0] != (telemetry.Range{First: 777, Last: 777}) {
@@ -199,7 +199,7 @@ func TestRevokedAgentKeepsEverything(t *testing.T) {
 			if n := w.calls - before; n < 9 || n > 11 {
 				t.Errorf("%d frames in ten minutes, want an empty one each minute", n)
 			}
-			if held := w.sky.row(w.box.own()).held.count(); held > 1 {
+			if held := w.sky.row(w.box.own()).held.Len(); held > 1 {
 				t.Errorf("the cloud got %d records", held)
 			}
 			w.sky.revoked = false
@@ -274,7 +274,7 @@ func TestAnUnexplainedHoleIsExplained(t *testing.T) {
 		w.lock(func() { w.bad.cut = false })
 		w.settle(10 * time.Minute)
 		w.stop()
-		if got := w.sky.row(w.box.own()).explained; !got.covers(telemetry.Range{First: 40, Last: 60}) {
+		if got := w.sky.row(w.box.own()).explained; !got.Covers(telemetry.Range{First: 40, Last: 60}) {
 			t.Errorf("explained: %v", got)
 		}
 		if a := w.up.Status().Alarms; len(a) != 1 || a[0].Kind != AlarmHole {

@@ -178,7 +178,7 @@ func (p *pace) eta(behind bool) time.Duration {
 func (u *Uplink) unconfirmed() uint64 {
 	n := u.epochs.pending
 	for _, e := range u.epochs.all {
-		n -= min(n, e.held.count()+e.mark-min(e.mark, e.Trimmed))
+		n -= min(n, e.held.Len()+e.mark-min(e.mark, e.Trimmed))
 	}
 	return n
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
 )
 
 // faults say how bad the way is; zero is a perfect one.
@@ -45,11 +46,11 @@ type world struct {
 	last     []byte // the receipt that the broker keeps
 	pending  bool   // a receipt is about to be made
 	restored bool
-	loose    bool                       // more than 16 ranges may be open: the cloud went back, or the agent started anew
-	ever     map[telemetry.Epoch]ranges // what the cloud ever held or could explain
-	hadLock  sync.Mutex                 // guards ever: trims come with the outbox locked
-	told     map[telemetry.Epoch]ranges // what the last receipt said
-	flush    time.Duration              // receipts are coalesced for so long
+	loose    bool                           // more than 16 ranges may be open: the cloud went back, or the agent started anew
+	ever     map[telemetry.Epoch]ranges.Set // what the cloud ever held or could explain
+	hadLock  sync.Mutex                     // guards ever: trims come with the outbox locked
+	told     map[telemetry.Epoch]ranges.Set // what the last receipt said
+	flush    time.Duration                  // receipts are coalesced for so long
 	onFrame  func(f sealed, topic string)
 	seen     func(f sealed, r telemetry.Record) // each reading when the cloud first has it
 
@@ -63,7 +64,7 @@ type world struct {
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		t: t, mu: new(sync.Mutex), rand: rand.New(rand.NewPCG(seed, 1)), box: newMemory(), code: &codec{ratio: 0.25}, sky: newCloud(),
-		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges{}, told: map[telemetry.Epoch]ranges{}, flush: 50 * time.Millisecond,
+		agent: "pi-1", topics: map[string]int{}, ever: map[telemetry.Epoch]ranges.Set{}, told: map[telemetry.Epoch]ranges.Set{}, flush: 50 * time.Millisecond,
 		bad: faults{delay: 20 * time.Millisecond},
 	}
 	_, w.key, _ = ed25519.GenerateKey(nil)
@@ -196,7 +197,7 @@ func (w *world) arrive(f sealed) {
 	}
 	if w.seen != nil {
 		for _, r := range f.recs {
-			if !w.sky.row(f.h.Epoch).held.covers(telemetry.Range{First: r.Seq, Last: r.Seq}) {
+			if !w.sky.row(f.h.Epoch).held.Covers(telemetry.Range{First: r.Seq, Last: r.Seq}) {
 				w.seen(f, r)
 			}
 		}
@@ -208,7 +209,7 @@ func (w *world) arrive(f sealed) {
 		}
 		w.hadLock.Lock()
 		for _, r := range a.all() {
-			w.ever[e] = w.ever[e].add(r)
+			w.ever[e] = w.ever[e].Add(r)
 		}
 		w.hadLock.Unlock()
 		if _, open := a.says(e); open > telemetry.MaxHeld && !w.loose {
@@ -257,7 +258,7 @@ func (w *world) deliver(b []byte) {
 	}
 	if r, err := w.code.open(b, w.agent, nil, time.Time{}); err == nil {
 		for _, e := range r.Epochs {
-			w.told[e.Epoch] = append(ranges(nil), e.Held...).add(telemetry.Range{First: 1, Last: e.Watermark})
+			w.told[e.Epoch] = ranges.Set(e.Held).Add(telemetry.Range{First: 1, Last: e.Watermark})
 		}
 		w.note("receipt rev %d issued %s %v again %v", r.Revision, r.Issued.Format("04:05.000"), r.Epochs, r.Again)
 	}
@@ -273,7 +274,7 @@ func (w *world) deliver(b []byte) {
 func (w *world) checkTrim(e telemetry.Epoch, r telemetry.Range) {
 	w.hadLock.Lock()
 	defer w.hadLock.Unlock()
-	if !w.ever[e].covers(r) {
+	if !w.ever[e].Covers(r) {
 		w.t.Errorf("trimmed %s %v, but the cloud only ever had %v", e, r, w.ever[e])
 	}
 }
@@ -295,7 +296,7 @@ func (w *world) left() string {
 			// is left who knows.
 			continue
 		}
-		if m := w.sky.row(e).all().missing(all); len(m) > 0 {
+		if m := w.sky.row(e).all().Missing(all); len(m) > 0 {
 			return fmt.Sprintf("epoch %s: cloud lacks %v of %d", e, m, l.durable)
 		}
 		if l.trimmed < l.durable {
