@@ -72,7 +72,9 @@ func run(ctx context.Context, opts *options.Options) error {
 		if err != nil {
 			return fmt.Errorf("wait for mTLS: %w", err)
 		}
-		rt, err := runtime.FromConfig(ctx, runtimeConfig(opts, components(), sec, hz, log))
+		ctx, end := context.WithCancel(ctx)
+		defer end()
+		rt, err := runtime.FromConfig(ctx, runtimeConfig(opts, components(), sec, ending{hz, end}, log))
 		if err != nil {
 			return fmt.Errorf("build runtime: %w", err)
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/dapr/kit/logger"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/retry"
 )
 
 // firstWait is the upper end of the first wait before connecting again; it doubles up to maxReconnectWait.
@@ -81,13 +83,13 @@ func (l *link) run(ctx context.Context) {
 		nc, err := nats.Connect(l.urls, opts...)
 		if err != nil {
 			l.failed(err)
-			sleep(ctx, l.wait(n))
+			retry.Sleep(ctx, l.wait(n))
 			continue
 		}
 		select {
 		case <-closed:
 			l.disconnected(nc.LastError())
-			sleep(ctx, l.wait(n))
+			retry.Sleep(ctx, l.wait(n))
 		case <-ctx.Done():
 			l.shut(nc)
 		}
@@ -150,22 +152,12 @@ func (l *link) disconnected(err error) {
 func (l *link) failed(err error) {
 	err = redact(err)
 	l.mu.Lock()
-	same := l.lastErr != nil && reason(l.lastErr) == reason(err)
+	same := l.lastErr != nil && retry.Reason(l.lastErr) == retry.Reason(err)
 	l.lastErr = err
 	l.mu.Unlock()
 	if !same {
 		l.log.Warnf("jetstream: cannot connect, trying again for ever: %v", err)
 	}
-}
-
-// reason is an error's text without its digits: the ports in it differ from one attempt to the next, and a week of those fills a card.
-func reason(err error) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, err.Error())
 }
 
 // current returns the connection, or ErrNotConnected with the reason.
@@ -191,13 +183,4 @@ func redact(err error) error {
 		return errors.New("natsURL: …@" + rest)
 	}
 	return err
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

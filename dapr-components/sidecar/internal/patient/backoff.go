@@ -6,6 +6,8 @@ import (
 	"time"
 
 	mdutils "github.com/dapr/components-contrib/metadata"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/retry"
 )
 
 const (
@@ -23,7 +25,7 @@ func (b *backoff) reset() { b.bound = 0 }
 
 func (b *backoff) sleep(ctx context.Context) {
 	b.bound = min(max(2*b.bound, firstWait), maxWait)
-	sleep(ctx, rand.N(b.bound))
+	retry.Sleep(ctx, rand.N(b.bound))
 }
 
 // pause is how long the n-th refusal in a row is held back: 125 to 250 ms, doubling up to 2.5 to 5 s.
@@ -33,15 +35,6 @@ func pause(n int32) time.Duration {
 		d = min(firstPause<<max(n-1, 0), maxPause)
 	}
 	return d/2 + rand.N(d/2)
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
 
 func base(props map[string]string) mdutils.Base { return mdutils.Base{Properties: props} }

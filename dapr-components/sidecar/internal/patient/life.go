@@ -10,6 +10,8 @@ import (
 
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/retry"
 )
 
 const (
@@ -219,7 +221,7 @@ func (l *life) deliver(ctx context.Context, h pubsub.Handler) pubsub.Handler {
 				failures.Store(0)
 				return nil
 			}
-			sleep(ctx, pause(failures.Add(1)))
+			retry.Sleep(ctx, pause(failures.Add(1)))
 			if !l.broker.Insist || ctx.Err() != nil {
 				return err
 			}

@@ -18,6 +18,8 @@ import (
 	"github.com/dapr/components-contrib/health"
 	"github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/kit/logger"
+
+	"github.com/holdfast-edge/holdfast/dapr-components/sidecar/internal/retry"
 )
 
 // announce is the one metadata name that is ours and not the component's.
@@ -175,22 +177,12 @@ func (c *Component) serve(ctx context.Context, l *life) {
 // failed says why there is no component, once for each reason.
 func (c *Component) failed(err error) {
 	c.mu.Lock()
-	same := c.lastErr != nil && reason(c.lastErr) == reason(err)
+	same := c.lastErr != nil && retry.Reason(c.lastErr) == retry.Reason(err)
 	c.lastErr = err
 	c.mu.Unlock()
 	if !same {
 		c.log.Warnf("pub/sub: cannot connect, trying again for ever: %v", err)
 	}
-}
-
-// reason is an error's text without its digits: the ports in it differ from one attempt to the next, and a week of those fills a card.
-func reason(err error) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, err.Error())
 }
 
 func (c *Component) current() (*life, error) {
