@@ -49,7 +49,7 @@ func autoscale(ctx context.Context, t *test) (string, error) {
 	if grown != nil {
 		return "", grown
 	}
-	if _, err := settled(ctx, cloudNamespace, "deployment/cloud-api"); err != nil {
+	if _, err := settled(ctx, cloudHalf); err != nil {
 		return "", err
 	}
 	err = until(ctx, 5*time.Minute, "fewer replicas", func() error {

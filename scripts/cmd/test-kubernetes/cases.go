@@ -24,9 +24,9 @@ func (c testCase) missing(t *test) string {
 func cases() []testCase {
 	return []testCase{
 		{name: "nothing", about: "undisturbed, at the rate that the figures are for", rate: figureRate, play: undisturbed},
-		{name: "cloud-pod", about: "the cloud-api pod is deleted", play: deletePod(cloudNamespace, "cloud-api", "deployment/cloud-api")},
-		{name: "broker-pod", about: "the broker's pod is deleted", play: deletePod(cloudNamespace, "nats", "statefulset/nats")},
-		{name: "edge-pod", about: "the agent's pod is deleted", play: deletePod(edgeNamespace, "edge-agent", "daemonset/edge-agent")},
+		{name: "cloud-pod", about: "the cloud-api pod is deleted", play: deleteCloudPod("cloud-api", "deployment/cloud-api")},
+		{name: "broker-pod", about: "the broker's pod is deleted", play: deleteCloudPod("nats", "statefulset/nats")},
+		{name: "edge-pod", about: "the agent's pod is deleted", play: edgePod},
 		{name: "sidecar", about: "the agent's sidecar ends, alone", play: endSidecar},
 		{name: "edge-rollout", about: "a rolling update of the agent", play: edgeRollout},
 		{name: "cloud-rollout", about: "a rolling update of the cloud-api", play: cloudRollout},
@@ -37,11 +37,14 @@ func cases() []testCase {
 		{name: "config", about: "an invalid ConfigMap is rolled out and taken back", play: invalidConfig},
 		{name: "read-only", about: "the agent's folder becomes read-only, and writable again", play: readOnly},
 		{name: "processor", about: "an image for another processor is rolled out and taken back", needs: given("--foreign", func(o options) bool { return o.foreign != "" }), play: foreignImage},
+		{name: "access", about: "the cloud-api's pod starts without its Secret, and gets it later", play: withoutAccess},
+		{name: "cloud-config", about: "an invalid ConfigMap of the cloud-api is rolled out and taken back", play: invalidCloudConfig},
 		{name: "label", about: "the node loses its label, and gets it again", play: unlabelled},
 		{name: "outbox-full", about: "the outbox reaches its limit while the cloud is away", play: outboxFull},
 		{name: "disk-full", about: "the disk of the edge node is full while the cloud is away", needs: given("--fill and --free", func(o options) bool { return o.fill != "" && o.free != "" }), play: diskFull},
 		{name: "cut", about: "the network between edge and cloud is cut", needs: given("--cut and --heal", func(o options) bool { return o.cut != "" && o.heal != "" }), play: cut},
 		{name: "power", about: "the edge node loses power", needs: given("--kill and --start", func(o options) bool { return o.kill != "" && o.start != "" }), play: power},
+		{name: "login", about: "the edge's login to the broker is tried on what it is not for", needs: withAccounts, play: edgeLogin},
 		{name: "autoscale", about: "readers keep the cloud-api busy, and leave it again", rate: 20, needs: scalable, play: autoscale},
 	}
 }

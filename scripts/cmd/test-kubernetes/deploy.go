@@ -82,9 +82,10 @@ func (t *test) deployCloud(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.readers = secret(cloudNamespace, "holdfast-access", map[string]string{"tokens": hex.EncodeToString(sum[:]) + " test\n"})
 	objects := []any{
 		object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": cloudNamespace}},
-		secret(cloudNamespace, "holdfast-access", map[string]string{"tokens": hex.EncodeToString(sum[:]) + " test\n"}),
+		t.readers,
 	}
 	t.nats = map[string]string{"HOLDFAST_NATS_URL": natsURL}
 	if t.dsn != "" {
@@ -100,10 +101,18 @@ func (t *test) deployCloud(ctx context.Context) error {
 	if _, err := kubectl(ctx, "apply", "-k", dir); err != nil {
 		return err
 	}
+	begin := time.Now()
 	for _, what := range []string{"statefulset/nats", "deployment/cloud-api"} {
 		if _, err := kubectl(ctx, "-n", cloudNamespace, "rollout", "status", what, "--timeout=180s"); err != nil {
 			return errors.Join(err, describe(ctx, cloudNamespace))
 		}
+	}
+	t.screen.Event("broker and API are up after %.0f s", time.Since(begin).Seconds())
+	if t.dsn == "" {
+		return nil
+	}
+	if _, err := kubectl(ctx, "-n", cloudNamespace, "wait", "--for=condition=complete", "job/cloud-api-migrate", "--timeout=60s"); err != nil {
+		return errors.Join(err, describe(ctx, cloudNamespace))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ func cut(ctx context.Context, t *test) (note string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, shell(context.WithoutCancel(ctx), t.heal, t.node)) }()
+	longest := t.standstill()
 	pause(ctx, t.outage/4) // for what was already on its way
 	before, err := t.cloudAgent(ctx)
 	if err != nil {
@@ -26,7 +27,11 @@ func cut(ctx context.Context, t *test) (note string, err error) {
 	if err == nil && after.Held != before.Held {
 		err = fmt.Errorf("%d records passed the cut: it proves nothing", after.Held-before.Held)
 	}
-	return fmt.Sprintf("cut for %s", t.outage), err
+	still := figure{"the intake stood still for", longest(), wantStop}
+	if still.late() {
+		err = errors.Join(err, errors.New("sensors waited although nothing on the way to the disk was cut"))
+	}
+	return fmt.Sprintf("cut for %s, %s at most", t.outage, still), err
 }
 
 func power(ctx context.Context, t *test) (string, error) {
@@ -110,7 +115,7 @@ func (t *test) setEdge(ctx context.Context, settings ...string) error {
 	if _, err := kubectl(ctx, args...); err != nil {
 		return err
 	}
-	_, err := settled(ctx, edgeNamespace, edgeOwner)
+	_, err := settled(ctx, edgeHalf)
 	return err
 }
 

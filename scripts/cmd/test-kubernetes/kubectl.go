@@ -122,6 +122,20 @@ func pods(ctx context.Context, namespace, app string) ([]pod, error) {
 	return ps, nil
 }
 
+// readyPods wants every pod of an app to be ready, and returns the youngest.
+func readyPods(ctx context.Context, namespace, app string) (youngest pod, err error) {
+	ps, err := pods(ctx, namespace, app)
+	for _, p := range ps {
+		if !p.ready {
+			err = errors.Join(err, errors.New(p.name+" is not ready"))
+		}
+		if p.accepted.After(youngest.accepted) {
+			youngest = p
+		}
+	}
+	return youngest, err
+}
+
 // theOnly returns the single pod of an app.
 func theOnly(ctx context.Context, namespace, app string) (pod, error) {
 	ps, err := pods(ctx, namespace, app)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
+	"github.com/holdfast-edge/holdfast/scripts/internal/sensors"
 )
 
 // A command line that would test less than it seems to is refused.
@@ -133,4 +136,100 @@ func TestDatabaseService(t *testing.T) {
 	if _, _, err := databaseService("host=db"); err == nil {
 		t.Error("a DSN that is no URL is taken")
 	}
+}
+
+// A time that was late once is tried again and told; one that is late every time fails, and so does an error at once.
+func TestLateIsTriedAgain(t *testing.T) {
+	f := func(want string, wantErr bool, times ...time.Duration) {
+		t.Helper()
+		n := 0
+		note, err := inTime(func() ([]figure, error) {
+			n++
+			if times[n-1] < 0 {
+				return nil, errors.New("broken")
+			}
+			return []figure{{"ready", times[n-1], wantReady}}, nil
+		})
+		if note != want || (err != nil) != wantErr || n != len(times) {
+			t.Errorf("%v: got %q, %v after %d attempts, want %q", times, note, err, n, want)
+		}
+	}
+	f("ready 3.0 s", false, 3*time.Second)
+	f("ready 4.0 s; again: ready 2.0 s", false, 4*time.Second, 2*time.Second)
+	f("ready 4.0 s; again: ready 5.0 s; again: ready 4.0 s", true, 4*time.Second, 5*time.Second, 4*time.Second)
+	f("", true, -1)
+}
+
+// The intake's standstill is the longest time without an acknowledgement, that before the first one and after the last one included.
+func TestStandstill(t *testing.T) {
+	x := &test{book: oracle.New(sensors.Shape{}, 1)}
+	longest := x.standstill()
+	for n := range uint64(10) {
+		x.book.Published(0, n, false)
+		x.book.Acknowledged(0, n, time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if got := longest(); got < 250*time.Millisecond {
+		t.Errorf("got %s, want 300 ms", got)
+	}
+}
+
+// The containers of the agent's pod count together, other pods do not; too much, or nothing at all, fails.
+func TestWorkingSet(t *testing.T) {
+	f := func(agent, sidecar int, wantErr bool) {
+		t.Helper()
+		stats := fmt.Sprintf(`{"pods": [
+			{"podRef": {"name": "nats-0", "namespace": "holdfast"}, "containers": [{"name": "nats", "memory": {"workingSetBytes": 999999999}}]},
+			{"podRef": {"name": "mosquitto-x", "namespace": "holdfast-edge"}, "containers": [{"name": "mosquitto", "memory": {"workingSetBytes": 999999999}}]},
+			{"podRef": {"name": "edge-agent-x", "namespace": "holdfast-edge"}, "containers": [
+				{"name": "edge-agent", "memory": {"workingSetBytes": %d}}, {"name": "daprd", "memory": {"workingSetBytes": %d}}]}]}`, agent<<20, sidecar<<20)
+		if note, err := judgeWorkingSet([]byte(stats)); (err != nil) != wantErr {
+			t.Errorf("%d and %d MiB: %s, %v", agent, sidecar, note, err)
+		}
+	}
+	f(20, 35, false)
+	f(64, 64, false)
+	f(64, 65, true)
+	f(0, 0, true)
+	if _, err := judgeWorkingSet([]byte(`{}`)); err == nil {
+		t.Error("no pod of the agent, and no error")
+	}
+}
+
+// What the broker answers to a login is passed on: its error, or nothing.
+func TestBrokersAnswer(t *testing.T) {
+	f := func(answer, want string) {
+		t.Helper()
+		broker, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer broker.Close()
+		go func() {
+			conn, err := broker.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "INFO {}\r\n")
+			for r := bufio.NewReader(conn); ; {
+				line, err := r.ReadString('\n')
+				if err != nil || line == "PING\r\n" {
+					break
+				}
+			}
+			_, _ = io.WriteString(conn, answer)
+		}()
+		got, err := login{user: "u", password: "p"}.say(t.Context(), broker.Addr().String(), "SUB x 1")
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%q: got %q, want %q", answer, got, want)
+		}
+	}
+	f("PONG\r\n", "")
+	f("-ERR 'Permissions Violation for Subscription to \"x\"'\r\n", "Permissions Violation")
+	f("", "without a word")
 }

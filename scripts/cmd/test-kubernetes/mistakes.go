@@ -13,7 +13,7 @@ func withoutSecret(ctx context.Context, t *test) (string, error) {
 	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-nats"); err != nil {
 		return "", err
 	}
-	if err := restartEdge(ctx); err != nil {
+	if err := edgeHalf.restart(ctx); err != nil {
 		return "", err
 	}
 	took, err := t.acknowledges(ctx, time.Minute)
@@ -23,80 +23,108 @@ func withoutSecret(ctx context.Context, t *test) (string, error) {
 	if err := apply(ctx, secret(edgeNamespace, "holdfast-nats", t.nats)); err != nil {
 		return "", err
 	}
-	if err := restartEdge(ctx); err != nil {
+	if err := edgeHalf.restart(ctx); err != nil {
 		return "", err
 	}
-	_, err = settled(ctx, edgeNamespace, edgeOwner)
+	_, err = settled(ctx, edgeHalf)
 	return fmt.Sprintf("a PUBACK without it %.1f s after the old pod was gone", took.Seconds()), err
 }
 
 // withoutUsers shows that a missing Secret that is needed keeps the pod waiting with an event that names it.
 func withoutUsers(ctx context.Context, t *test) (string, error) {
-	if _, err := kubectl(ctx, "-n", edgeNamespace, "delete", "secret", "holdfast-mqtt-users"); err != nil {
+	return edgeHalf.withoutSecret(ctx, t.users)
+}
+
+// withoutAccess shows the same of the cloud's half.
+func withoutAccess(ctx context.Context, t *test) (string, error) {
+	return cloudHalf.withoutSecret(ctx, t.readers)
+}
+
+func (h half) withoutSecret(ctx context.Context, s object) (string, error) {
+	name := s["metadata"].(object)["name"].(string)
+	if _, err := kubectl(ctx, "-n", h.namespace, "delete", "secret", name); err != nil {
 		return "", err
 	}
-	if err := restartEdge(ctx); err != nil {
+	if err := h.restart(ctx); err != nil {
 		return "", err
 	}
-	said := t.says(ctx, `secret "holdfast-mqtt-users" not found`)
-	if err := apply(ctx, t.users); err != nil {
+	said := h.says(ctx, fmt.Sprintf("secret %q not found", name))
+	ctx = context.WithoutCancel(ctx)
+	if err := apply(ctx, s); err != nil {
 		return "", err
 	}
 	// The kubelet tries again after up to two minutes; a new pod need not wait for that.
-	return "an event named it", errors.Join(said, restartEdge(ctx), t.edgeReady(ctx, 4*time.Minute))
+	if err := h.restart(ctx); err != nil {
+		return "", errors.Join(said, err)
+	}
+	_, err := settled(ctx, h)
+	return "an event named it", errors.Join(said, err)
 }
 
 // invalidConfig rolls out settings with a value that is none.
-func invalidConfig(ctx context.Context, t *test) (string, error) {
+func invalidConfig(ctx context.Context, _ *test) (string, error) {
+	return edgeHalf.misconfigured(ctx, "agent.yaml", "data: /var/lib/holdfast\noutbox:\n  full: explode\n", "outbox.full")
+}
+
+// invalidCloudConfig does so on the other side.
+func invalidCloudConfig(ctx context.Context, _ *test) (string, error) {
+	return cloudHalf.misconfigured(ctx, "cloud.yaml", "public:\n  listen: nowhere\n", "public.listen")
+}
+
+func (h half) misconfigured(ctx context.Context, file, text, key string) (string, error) {
 	err := apply(ctx, object{
-		"apiVersion": "v1", "kind": "ConfigMap", "metadata": object{"namespace": edgeNamespace, "name": "invalid"},
-		"data": object{"agent.yaml": "data: /var/lib/holdfast\noutbox:\n  full: explode\n"},
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": object{"namespace": h.namespace, "name": "invalid"}, "data": object{file: text},
 	})
 	if err != nil {
 		return "", err
 	}
-	return t.mistake(ctx, object{"volumes": []any{object{"name": "config", "configMap": object{"name": "invalid"}}}}, "outbox.full")
+	return h.mistake(ctx, object{"volumes": []any{object{"name": "config", "configMap": object{"name": "invalid"}}}}, key)
 }
 
 // readOnly takes away what the agent cannot work without.
-func readOnly(ctx context.Context, t *test) (string, error) {
+func readOnly(ctx context.Context, _ *test) (string, error) {
 	mount := object{"name": "data", "mountPath": "/var/lib/holdfast", "readOnly": true}
-	return t.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "volumeMounts": []any{mount}}}}, "read-only file system")
+	return edgeHalf.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "volumeMounts": []any{mount}}}}, "read-only file system")
 }
 
 // foreignImage rolls out what the node's processor cannot run, or what the runtime does not take for it.
 func foreignImage(ctx context.Context, t *test) (string, error) {
-	return t.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "image": t.foreign}}},
+	return edgeHalf.mistake(ctx, object{"containers": []any{object{"name": "edge-agent", "image": t.foreign}}},
 		"exec format error", "no match for platform")
 }
 
 // mistake rolls out a pod template with something wrong in it, and takes it back once words and the pod's state say so.
-func (t *test) mistake(ctx context.Context, podSpec object, words ...string) (note string, err error) {
-	if err := patch(ctx, edgeNamespace, edgeOwner, object{"spec": object{"template": object{"spec": podSpec}}}); err != nil {
+func (h half) mistake(ctx context.Context, podSpec object, words ...string) (note string, err error) {
+	before, err := readyPods(ctx, h.namespace, h.app)
+	if err != nil {
 		return "", err
 	}
-	said := t.says(ctx, words...)
-	if p, err := theOnly(ctx, edgeNamespace, "edge-agent"); err == nil && p.ready {
+	if err := patch(ctx, h.namespace, h.owner, object{"spec": object{"template": object{"spec": podSpec}}}); err != nil {
+		return "", err
+	}
+	said := h.says(ctx, words...)
+	if p, err := readyPods(ctx, h.namespace, h.app); err == nil && p.name != before.name {
 		said = errors.Join(said, errors.New("the pod is ready all the same"))
 	}
 	ctx = context.WithoutCancel(ctx)
-	if _, err := kubectl(ctx, "-n", edgeNamespace, "rollout", "undo", edgeOwner); err != nil {
+	if _, err := kubectl(ctx, "-n", h.namespace, "rollout", "undo", h.owner); err != nil {
 		return "", errors.Join(said, err)
 	}
-	_, err = settled(ctx, edgeNamespace, edgeOwner)
+	_, err = settled(ctx, h)
 	return fmt.Sprintf("told: %q", strings.Join(words, " or ")), errors.Join(said, err)
 }
 
-// says waits until the agent's log, its pod's state or an event holds one of the words.
-func (t *test) says(ctx context.Context, words ...string) error {
+// says waits until the half's log, its pods' state or an event holds one of the words.
+func (h half) says(ctx context.Context, words ...string) error {
 	return until(ctx, 90*time.Second, "somebody says "+strings.Join(words, " or "), func() error {
+		label := "app.kubernetes.io/name=" + h.app
 		var all strings.Builder
 		for _, args := range [][]string{
-			{"logs", "-l", "app.kubernetes.io/name=edge-agent", "-c", "edge-agent", "--tail=20"},
-			{"get", "pods", "-l", "app.kubernetes.io/name=edge-agent", "-o", "jsonpath={..message}"},
+			{"logs", "-l", label, "-c", h.app, "--tail=20"},
+			{"get", "pods", "-l", label, "-o", "jsonpath={..message}"},
 			{"get", "events", "-o", "jsonpath={.items[*].message}"},
 		} {
-			out, _ := kubectl(ctx, append([]string{"-n", edgeNamespace}, args...)...) // a log that is not there yet is no fault
+			out, _ := kubectl(ctx, append([]string{"-n", h.namespace}, args...)...) // a log that is not there yet is no fault
 			all.WriteString(out + "\n")
 		}
 		for _, w := range words {

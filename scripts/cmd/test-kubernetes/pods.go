@@ -10,79 +10,95 @@ import (
 	"time"
 )
 
-func deletePod(namespace, app, owner string) func(context.Context, *test) (string, error) {
+// half is one of the two deployments that are ours.
+type half struct{ namespace, app, owner string }
+
+var (
+	edgeHalf  = half{edgeNamespace, "edge-agent", edgeOwner}
+	cloudHalf = half{cloudNamespace, "cloud-api", "deployment/cloud-api"}
+)
+
+// deleteCloudPod deletes one pod of the cloud's half and waits until all are there again.
+func deleteCloudPod(app, owner string) func(context.Context, *test) (string, error) {
 	return func(ctx context.Context, _ *test) (string, error) {
-		ps, err := pods(ctx, namespace, app)
+		ps, err := pods(ctx, cloudNamespace, app)
 		if err != nil || len(ps) == 0 {
 			return "", errors.Join(err, errors.New("no pod of "+app))
 		}
-		if _, err := kubectl(ctx, "-n", namespace, "delete", "pod", ps[0].name, "--wait=true"); err != nil {
+		if _, err := kubectl(ctx, "-n", cloudNamespace, "delete", "pod", ps[0].name, "--wait=true"); err != nil {
 			return "", err
 		}
-		return settled(ctx, namespace, owner)
+		p, err := settled(ctx, half{cloudNamespace, app, owner})
+		return p.start().String(), err
 	}
 }
 
+func edgePod(ctx context.Context, _ *test) (string, error) {
+	return inTime(func() ([]figure, error) {
+		if err := edgeHalf.restart(ctx); err != nil {
+			return nil, err
+		}
+		p, err := settled(ctx, edgeHalf)
+		return []figure{p.start()}, err
+	})
+}
+
+// edgeRollout is a rolling update: the intake stands still from the end of the old agent until sensors are back at the new one.
 func edgeRollout(ctx context.Context, t *test) (string, error) {
-	note, err := rollout(ctx, edgeNamespace, edgeOwner)
-	if worst := t.book.Latency().Max(); worst > wantStop {
-		note += fmt.Sprintf("; the intake stood still for %.1f s, %s are wanted", worst.Seconds(), wantStop)
-	}
-	return note, err
+	return inTime(func() ([]figure, error) {
+		longest := t.standstill()
+		p, err := rollout(ctx, edgeHalf)
+		pause(ctx, lead) // for sensors that are still to come back
+		return []figure{{"the intake stood still for", longest(), wantStop}, p.start()}, err
+	})
 }
 
 func cloudRollout(ctx context.Context, _ *test) (string, error) {
-	return rollout(ctx, cloudNamespace, "deployment/cloud-api")
+	p, err := rollout(ctx, cloudHalf)
+	return p.start().String(), err
 }
 
-func rollout(ctx context.Context, namespace, owner string) (string, error) {
-	if _, err := kubectl(ctx, "-n", namespace, "rollout", "restart", owner); err != nil {
-		return "", err
+func rollout(ctx context.Context, h half) (pod, error) {
+	if _, err := kubectl(ctx, "-n", h.namespace, "rollout", "restart", h.owner); err != nil {
+		return pod{}, err
 	}
-	return settled(ctx, namespace, owner)
+	return settled(ctx, h)
 }
 
-// settled waits for the owner's pods and tells how soon the youngest was ready.
-func settled(ctx context.Context, namespace, owner string) (string, error) {
-	if _, err := kubectl(ctx, "-n", namespace, "rollout", "status", owner, "--timeout=240s"); err != nil {
-		return "", errors.Join(err, describe(ctx, namespace))
+// settled waits for the pods of a half and returns the youngest.
+func settled(ctx context.Context, h half) (youngest pod, err error) {
+	if _, err := kubectl(ctx, "-n", h.namespace, "rollout", "status", h.owner, "--timeout=240s"); err != nil {
+		return pod{}, errors.Join(err, describe(ctx, h.namespace))
 	}
-	_, app, _ := strings.Cut(owner, "/")
-	var youngest pod
-	err := until(ctx, time.Minute, "ready pods of "+app, func() error {
-		ps, err := pods(ctx, namespace, app)
-		for _, p := range ps {
-			if !p.ready {
-				err = errors.Join(err, errors.New(p.name+" is not ready"))
-			}
-			if p.accepted.After(youngest.accepted) {
-				youngest = p
-			}
-		}
+	err = until(ctx, time.Minute, "ready pods of "+h.app, func() (err error) {
+		youngest, err = readyPods(ctx, h.namespace, h.app)
 		return err
 	})
-	return youngest.soon(), err
+	return youngest, err
 }
 
-// soon says how quickly a pod was ready. Kubernetes tells whole seconds, so each difference is right to one.
-func (p pod) soon() string {
-	return fmt.Sprintf("ready %.0f s after its containers started, %.0f s after the node took it on",
-		p.since.Sub(p.started).Seconds(), p.since.Sub(p.accepted).Seconds())
+// start is how soon the pod was ready after its containers had started, which is our part: what the node does before is not. Kubernetes tells
+// whole seconds, so the difference is right to one, and one of more than three seconds was more for sure.
+func (p pod) start() figure {
+	return figure{"ready after its containers' start", p.since.Sub(p.started), wantReady}
 }
 
 func evict(ctx context.Context, _ *test) (string, error) {
-	p, err := theOnly(ctx, edgeNamespace, "edge-agent")
-	if err != nil {
-		return "", err
-	}
-	eviction := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, p.name, edgeNamespace)
-	if _, err := command(ctx, eviction, "kubectl", "create", "--raw", "/api/v1/namespaces/"+edgeNamespace+"/pods/"+p.name+"/eviction", "-f", "-"); err != nil {
-		return "", err
-	}
-	if _, err := kubectl(ctx, "-n", edgeNamespace, "wait", "--for=delete", "pod/"+p.name, "--timeout=60s"); err != nil {
-		return "", err
-	}
-	return settled(ctx, edgeNamespace, edgeOwner)
+	return inTime(func() ([]figure, error) {
+		p, err := theOnly(ctx, edgeNamespace, edgeHalf.app)
+		if err != nil {
+			return nil, err
+		}
+		eviction := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, p.name, edgeNamespace)
+		if _, err := command(ctx, eviction, "kubectl", "create", "--raw", "/api/v1/namespaces/"+edgeNamespace+"/pods/"+p.name+"/eviction", "-f", "-"); err != nil {
+			return nil, err
+		}
+		if _, err := kubectl(ctx, "-n", edgeNamespace, "wait", "--for=delete", "pod/"+p.name, "--timeout=60s"); err != nil {
+			return nil, err
+		}
+		p, err = settled(ctx, edgeHalf)
+		return []figure{p.start()}, err
+	})
 }
 
 // endSidecar shows that the agent beside it goes on: its container is not started again.
@@ -123,9 +139,9 @@ func endSidecar(ctx context.Context, _ *test) (string, error) {
 	return "the agent went on", err
 }
 
-// restartEdge replaces the agent's pod without waiting for the new one.
-func restartEdge(ctx context.Context) error {
-	_, err := kubectl(ctx, "-n", edgeNamespace, "delete", "pod", "-l", "app.kubernetes.io/name=edge-agent", "--wait=true")
+// restart replaces the pods of a half without waiting for the new ones.
+func (h half) restart(ctx context.Context) error {
+	_, err := kubectl(ctx, "-n", h.namespace, "delete", "pod", "-l", "app.kubernetes.io/name="+h.app, "--wait=true")
 	return err
 }
 
@@ -166,13 +182,15 @@ func alone(ctx context.Context, t *test) (note string, err error) {
 			return "", err2
 		}
 	}
-	if err := restartEdge(ctx); err != nil {
-		return "", err
-	}
-	took, err := t.acknowledges(ctx, time.Minute)
-	if err != nil {
-		return "", err
-	}
-	note, err = settled(ctx, edgeNamespace, edgeOwner)
-	return fmt.Sprintf("a PUBACK %.1f s after the old pod was gone; %s", took.Seconds(), note), err
+	return inTime(func() ([]figure, error) {
+		if err := edgeHalf.restart(ctx); err != nil {
+			return nil, err
+		}
+		took, err := t.acknowledges(ctx, time.Minute)
+		if err != nil {
+			return nil, err
+		}
+		p, err := settled(ctx, edgeHalf)
+		return []figure{{"a PUBACK after the old pod was gone", took, time.Minute}, p.start()}, err
+	})
 }

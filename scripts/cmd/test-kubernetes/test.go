@@ -30,6 +30,7 @@ type test struct {
 	access      string            // token for the cloud's API
 	password    string            // of the sensors
 	users       object            // the Secret with the sensors' user
+	readers     object            // the Secret with the hash of access
 	nats        map[string]string // what the edge's sidecar connects with
 	metrics     bool              // the cluster tells what pods use
 	relay       *relay
