@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
+	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
 // goBench returns a benchmark that is `go test -bench` over packages of a
@@ -22,7 +23,7 @@ func goBench(module, packages string) func(context.Context, []string) error {
 		count := fs.Int("count", 3, "repetitions: the spread between them belongs to the result")
 		length := fs.Duration("for", time.Second, "length of each repetition")
 		if err := fs.Parse(args); err != nil {
-			return usageError{err}
+			return term.Usage(err)
 		}
 		root, err := repo.Root()
 		if err != nil {

@@ -21,17 +21,28 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
+// Where the agent's data lies.
+const (
+	onDisk = "disk"
+	onCard = "emulated card"
+)
+
+// warmUp is of the messages before the first that count.
+const warmUp = 3 * time.Second
+
 // place takes all figures with the agent's data in one place.
 func (h *headlines) place(ctx context.Context, place string) (err error) {
-	dir, err := emptyFolder(h.dir)
+	dir, err := os.MkdirTemp(h.folder, "run-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	o := stack.Options{Root: h.root, Dir: dir, Programs: h.programs}
-	if place != "disk" {
-		o.Volumes.Edge = filepath.Join(dir, "card")
-		card, err := disk.Power(o.Volumes.Edge, 1)
+	o := stack.Options{Root: h.builder.Root, Dir: dir, Programs: h.programs}
+	device := dir
+	if place == onCard {
+		device = filepath.Join(dir, "card")
+		o.Volumes.Edge = device
+		card, err := disk.Power(device, 1)
 		if err != nil {
 			return err
 		}
@@ -43,20 +54,64 @@ func (h *headlines) place(ctx context.Context, place string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	for n := range h.repeat + 1 {
-		record := h.add
-		if n == 0 {
-			h.screen.Event("%s: warming up", place)
-			record = func(string, string, float64) {}
-		} else {
-			h.screen.Event("%s: measuring, %d of %d", place, n, h.repeat)
-		}
-		name := fmt.Sprintf("%s-%d", strings.ReplaceAll(place, " ", "-"), n)
-		if err := h.latency(ctx, s, name, func(what, unit string, v float64) { record(what+", "+place, unit, v) }); err != nil {
+	h.screen.Event("%s: warming up", place)
+	if err := h.latency(ctx, s, strings.ReplaceAll(place, " ", "-")+"-warm", warmUp, func(string, string, float64) {}); err != nil {
+		return err
+	}
+	for n := range h.repeat {
+		h.screen.Event("%s: measuring, %d of %d", place, n+1, h.repeat)
+		record := func(what, unit string, v float64) { h.add(what+", "+place, unit, v) }
+		if err := h.once(ctx, s, fmt.Sprintf("%s-%d", strings.ReplaceAll(place, " ", "-"), n), device, record); err != nil {
 			return err
 		}
-		if err := h.backlog(ctx, s, name+"-backlog", func(what, unit string, v float64) { record(what+", "+place, unit, v) }); err != nil {
-			return err
+	}
+	return nil
+}
+
+// once takes each figure once; device is a folder on what holds the agent's data.
+func (h *headlines) once(ctx context.Context, s *stack.Stack, name, device string, record recorder) error {
+	flush, err := flushes(device)
+	if err != nil {
+		return err
+	}
+	record("flush p50", "ms", flush[0])
+	record("flush p99", "ms", flush[1])
+	withFlush := func(what, unit string, v float64) {
+		record(what, unit, v)
+		if what == "due → PUBACK p99" {
+			record(inFlushes, "×", v/flush[0])
+		}
+	}
+	if err := h.latency(ctx, s, name, h.length, withFlush); err != nil {
+		return err
+	}
+	return h.backlog(ctx, s, name+"-backlog", record)
+}
+
+// million lets a large backlog drain, on the disk, beside live readings.
+func (h *headlines) million(ctx context.Context) error {
+	if h.readings == 0 {
+		return nil
+	}
+	o := uplinkOptions{readings: h.readings, live: 200}
+	var r uplinkResult
+	err := h.measured(ctx, func(ctx context.Context, s *stack.Stack) error {
+		run := uplinkRun{uplinkOptions: o, stack: s, screen: h.screen, result: &r}
+		return errors.Join(run.backlog(ctx), run.readBack(ctx))
+	})
+	if err != nil {
+		return err
+	}
+	if r.Missing+r.Doubled+r.Altered > 0 {
+		return fmt.Errorf("of the large backlog %d are missing, %d doubled, %d altered: its figures mean nothing", r.Missing, r.Doubled, r.Altered)
+	}
+	h.add(largeDrain, "×", float64(r.Drain.Readings)/h.rate/r.Drain.Seconds)
+	h.add("large backlog, drained faster than it was put there", "×", r.Drain.Filled/r.Drain.Seconds)
+	h.add("large backlog, from the healed network to the last receipt", "s", r.Drain.Seconds)
+	h.add("large backlog, live readings meanwhile, due → database p99 of all", "ms", r.Live.P99)
+	for _, u := range r.Drain.Programs {
+		if strings.HasSuffix(u.Name, "agent") {
+			h.add(agentMemory+" draining the large backlog", "MB", float64(u.AnonMax)/1e6)
 		}
 	}
 	return nil
@@ -73,8 +128,8 @@ func (h *headlines) fleet(s *stack.Stack, prefix string, length time.Duration) (
 }
 
 // latency publishes on schedule while nothing happens.
-func (h *headlines) latency(ctx context.Context, s *stack.Stack, prefix string, record recorder) error {
-	fleet, log := h.fleet(s, prefix, h.length)
+func (h *headlines) latency(ctx context.Context, s *stack.Stack, prefix string, length time.Duration, record recorder) error {
+	fleet, log := h.fleet(s, prefix, length)
 	listening, hangUp := context.WithCancel(ctx)
 	defer hangUp()
 	live, err := listen(listening, s.Cloud.URL, s.Edge.ID, fleet)
@@ -97,13 +152,18 @@ func (h *headlines) latency(ctx context.Context, s *stack.Stack, prefix string, 
 		return err
 	}
 	hangUp()
-	for name, hist := range map[string]*histogram.Histogram{"PUBACK": log.Latency(), "database": &toDB, "live listener": live()} {
-		record("due → "+name+" p50", "ms", quantilesOf(hist).P50)
-		record("due → "+name+" p99", "ms", quantilesOf(hist).P99)
+	heard := live()
+	for _, way := range []struct {
+		to   string
+		late *histogram.Histogram
+	}{{"PUBACK", log.Latency()}, {"database", &toDB}, {"live listener", heard}} {
+		record("due → "+way.to+" p50", "ms", quantilesOf(way.late).P50)
+		record("due → "+way.to+" p99", "ms", quantilesOf(way.late).P99)
 	}
+	record("readings that the live listener saw", "%", 100*float64(heard.Count())/float64(toDB.Count()))
 	for _, u := range samples.usage() {
-		if u.Name == "edge-agent" {
-			record("agent RssAnon", "MB", float64(u.AnonMax)/1e6)
+		if u.Name == s.Edge.Agent.Name() {
+			record(agentMemory, "MB", float64(u.AnonMax)/1e6)
 		}
 	}
 	return nil

@@ -9,8 +9,9 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 )
 
 // described is what a figure depends on besides the program.
@@ -19,7 +20,7 @@ type described struct {
 	Memory    int64     `json:"memory_bytes"`
 	Kernel    string    `json:"kernel"`
 	Load      string    `json:"load_average"` // before: other work spoils figures
-	Flush     []float64 `json:"fsync_ms"`     // of the folder's disk: median and p99 of 200 writes of 4 KiB
+	Flush     []float64 `json:"fdatasync_ms"` // of the folder's disk: median and p99 of 200 writes of 4 KiB
 	When      time.Time `json:"when"`
 }
 
@@ -40,50 +41,66 @@ func describe(dir string) (described, error) {
 	return d, err
 }
 
-// flushes times what every commit waits for.
+// flushes times what every commit waits for: bytes written over that are there
+// already, and synced, so that nothing but them has to go to the device.
 func flushes(dir string) (p50p99 []float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "flush"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	block := make([]byte, 4096)
 	var all []float64
-	for range 200 {
+	for n := range 201 {
+		block[0] = byte(n)
 		begin := time.Now()
-		if _, err := f.Write(make([]byte, 4096)); err != nil {
+		if _, err := f.WriteAt(block, 0); err != nil {
 			return nil, err
 		}
-		if err := syscall.Fsync(int(f.Fd())); err != nil {
+		if err := disk.Sync(f); err != nil {
 			return nil, err
 		}
-		all = append(all, float64(time.Since(begin).Microseconds())/1000)
+		if n > 0 { // the first one makes the file
+			all = append(all, float64(time.Since(begin).Microseconds())/1000)
+		}
 	}
 	return []float64{quantile(all, 0.5), quantile(all, 0.99)}, nil
 }
 
 func (h *headlines) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s, %s, %d MB; load before %s; fsync p50 %.2f ms, p99 %.2f ms\ntrace %s at %.0f/s, %d times\n\n  %-52s %10s %10s %10s\n",
+	fmt.Fprintf(&b, "\n%s, %s, %d MB; load before %s; flush p50 %.2f ms, p99 %.2f ms\ntrace %s at %.0f/s, %d times\n\n  %-66s %10s %10s %10s\n",
 		h.Machine.Processor, h.Machine.Kernel, h.Machine.Memory>>20, h.Machine.Load, h.Machine.Flush[0], h.Machine.Flush[1],
 		h.trace, h.rate, h.repeat, "", "median", "least", "most")
 	for _, f := range h.Figures {
-		fmt.Fprintf(&b, "  %-52s %10.1f %10.1f %10.1f %s\n", f.Name, f.Median, f.Min, f.Max, f.Unit)
+		fmt.Fprintf(&b, "  %-66s %10.1f %10.1f %10.1f %-3s %s\n", f.Name, f.Median, f.Min, f.Max, f.Unit, f.word())
 	}
 	b.WriteString("\n")
 	return b.String()
 }
 
+// word says how a figure stands to its goal.
+func (f *figure) word() string {
+	switch {
+	case f.Goal == "":
+		return ""
+	case f.Met:
+		return f.Goal + ": met"
+	}
+	return f.Goal + ": MISSED"
+}
+
 // plot draws a bar for each median, with a whisker from the least to the most.
 // Bars of one unit have one scale.
 func (h *headlines) plot() string {
-	const row, left, width = 22, 360, 420
+	const row, left, width = 22, 430, 420
 	most := map[string]float64{}
 	for _, f := range h.Figures {
 		most[f.Unit] = max(most[f.Unit], f.Max)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n",
-		left+width+120, row*(len(h.Figures)+3))
+		left+width+230, row*(len(h.Figures)+3))
 	b.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
 	fmt.Fprintf(&b, `<text x="8" y="16" font-size="13">%s</text>`+"\n", html.EscapeString(h.Machine.Processor))
 	fmt.Fprintf(&b, `<text x="8" y="34" fill="#555">%s</text>`+"\n", html.EscapeString(fmt.Sprintf(
@@ -94,10 +111,19 @@ func (h *headlines) plot() string {
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, left-8, y+15, html.EscapeString(f.Name))
 		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="12" fill="#4878a8"/>`, left, y+5, f.Median*scale)
 		fmt.Fprintf(&b, `<path d="M%.1f %dh%.1f" stroke="#222"/>`, left+f.Min*scale, y+11, (f.Max-f.Min)*scale)
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="#222">%.1f %s</text>`+"\n", left+f.Max*scale+6, y+15, f.Median, html.EscapeString(f.Unit))
+		fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="%s">%.1f %s %s</text>`+"\n", left+f.Max*scale+6, y+15, f.colour(), f.Median,
+			html.EscapeString(f.Unit), html.EscapeString(f.word()))
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
+}
+
+// colour is that of a figure's value.
+func (f *figure) colour() string {
+	if f.Met {
+		return "#222"
+	}
+	return "#b02a2a"
 }
 
 // quantile returns the value below which that part of all lies.

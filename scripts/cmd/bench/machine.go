@@ -73,14 +73,6 @@ func armSizes(ctx context.Context, b build.Builder, sidecar bool) (map[string]in
 	return sizes, nil
 }
 
-// emptyFolder makes a new folder below dir.
-func emptyFolder(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	return os.MkdirTemp(dir, "run-")
-}
-
 // sampler watches the memory of processes.
 type sampler struct {
 	procs  []*process.Process

@@ -4,12 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
 const help = `Usage: ./scripts/bench WHAT [flags]
@@ -58,28 +56,9 @@ func main() {
 	}
 	for _, b := range benches {
 		if b.name == os.Args[1] {
-			os.Exit(start(b, os.Args[2:]))
+			os.Exit(term.Play("bench", 1, func(ctx context.Context) (int, error) { return 0, b.run(ctx, os.Args[2:]) }))
 		}
 	}
 	fmt.Fprintf(os.Stderr, "bench: %q is nothing that can be measured\n\n%s", os.Args[1], help)
 	os.Exit(2)
 }
-
-func start(b bench, args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	err := b.run(ctx, args)
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.As(err, new(usageError)):
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 2
-	}
-	fmt.Fprintln(os.Stderr, "bench:", err)
-	return 1
-}
-
-// usageError is a flag that makes no sense.
-type usageError struct{ error }

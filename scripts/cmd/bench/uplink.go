@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/scripts/internal/build"
-	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
@@ -66,45 +62,20 @@ func uplink(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := bind(o.cores); err != nil {
-		return err
-	}
-	root, err := repo.Root()
+	b, err := prepare(ctx, o.cores, o.dir)
 	if err != nil {
 		return err
 	}
-	screen := term.New(os.Stdout)
-	paths, err := build.Builder{Root: root, Out: screen, TTY: screen.TTY()}.Build(ctx, stack.Programs()...)
+	r := uplinkResult{Machine: machine(), Readings: o.readings}
+	err = b.measured(ctx, func(ctx context.Context, s *stack.Stack) error {
+		run := uplinkRun{uplinkOptions: o, stack: s, screen: b.screen, result: &r}
+		return run.measure(ctx)
+	})
 	if err != nil {
 		return err
 	}
-	if o.dir == "" {
-		o.dir = filepath.Join(root, ".cache", "bench")
-	}
-	dir, err := emptyFolder(o.dir)
-	if err != nil {
-		return err
-	}
-	s, err := stack.Start(ctx, stack.Options{Root: root, Dir: dir, Programs: paths})
-	if err != nil {
-		return err
-	}
-	run := uplinkRun{uplinkOptions: o, stack: s, screen: screen, result: uplinkResult{Machine: machine(), Readings: o.readings}}
-	if err := errors.Join(run.measure(ctx), s.Stop()); err != nil {
-		return fmt.Errorf("%w\ndata and logs are kept in %s", err, dir)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	screen.Print(run.result.table())
-	if o.json {
-		line, err := json.Marshal(run.result)
-		if err != nil {
-			return err
-		}
-		fmt.Println(string(line))
-	}
-	return run.result.verdict()
+	b.screen.Print(r.table())
+	return errors.Join(term.JSON(o.json, r), r.verdict())
 }
 
 func parseUplink(args []string) (o uplinkOptions, err error) {
@@ -118,10 +89,10 @@ func parseUplink(args []string) (o uplinkOptions, err error) {
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.Usage = func() { fmt.Fprint(os.Stderr, uplinkHelp) }
 	if err := fs.Parse(args); err != nil {
-		return o, usageError{err}
+		return o, term.Usage(err)
 	}
 	if o.readings < 10_000 || !(o.live >= 1 && o.live <= 10_000) || o.idle < 10*time.Second || o.wire < 5*time.Second || o.cores < 0 {
-		err = usageError{errors.New("want --readings from 10000, --live from 1 to 10000, --idle from 10s, --wire from 5s, --cores from 0")}
+		err = term.Usage(errors.New("want --readings from 10000, --live from 1 to 10000, --idle from 10s, --wire from 5s, --cores from 0"))
 	}
 	return o, err
 }

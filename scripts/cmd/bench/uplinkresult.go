@@ -39,7 +39,8 @@ type wire struct {
 // drain is how the backlog went.
 type drain struct {
 	Readings uint64  `json:"readings"`
-	Seconds  float64 `json:"seconds"` // from the healing of the network
+	Filled   float64 `json:"filled_s"` // in which it was put there, with the network cut
+	Seconds  float64 `json:"seconds"`  // from the healing of the network
 	// Reconnected is the part of it until the first reading was in the database.
 	Reconnected float64  `json:"reconnected_s"`
 	Sidecars    sidecars `json:"sidecar_rss_bytes"`

@@ -31,7 +31,7 @@ type uplinkRun struct {
 	uplinkOptions
 	stack  *stack.Stack
 	screen *term.Screen
-	result uplinkResult
+	result *uplinkResult
 	fleets []*benchFleet
 	healed time.Time // the network, with the backlog on the device
 	ended  time.Time // when the last of the backlog had its receipt
@@ -126,6 +126,7 @@ func (u *uplinkRun) backlog(ctx context.Context) error {
 		return err
 	}
 	total := fill.log.Totals().Acknowledged
+	u.result.Drain.Filled = time.Since(begin).Seconds()
 	u.screen.Event("%s readings are on the device, after %.0f s", term.Count(total), time.Since(begin).Seconds())
 	// Live readings are those of now; what was stored before is older than that.
 	if err := pause(ctx, time.Until(begin.Add(35*time.Second))); err != nil {

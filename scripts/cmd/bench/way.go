@@ -2,20 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
 	"github.com/holdfast-edge/holdfast/scripts/internal/histogram"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
-	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/sensors"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
@@ -57,51 +53,23 @@ func way(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := bind(o.cores); err != nil {
-		return err
-	}
-	root, err := repo.Root()
-	if err != nil {
-		return err
-	}
-	screen := term.New(os.Stdout)
-	builder := build.Builder{Root: root, Out: screen, TTY: screen.TTY()}
-	paths, err := builder.Build(ctx, stack.Programs()...)
+	b, err := prepare(ctx, o.cores, o.dir)
 	if err != nil {
 		return err
 	}
 	r := wayResult{Machine: machine(), Options: o.describe()}
-	if r.Sizes, err = armSizes(ctx, builder, o.sizes); err != nil {
+	if r.Sizes, err = armSizes(ctx, b.builder, o.sizes); err != nil {
 		return err
 	}
-	if o.dir == "" {
-		o.dir = filepath.Join(root, ".cache", "bench")
-	}
-	dir, err := emptyFolder(o.dir)
+	err = b.measured(ctx, func(ctx context.Context, s *stack.Stack) error {
+		w := wayRun{wayOptions: o, stack: s, screen: b.screen, result: &r}
+		return w.measure(ctx)
+	})
 	if err != nil {
 		return err
 	}
-	s, err := stack.Start(ctx, stack.Options{Root: root, Dir: dir, Programs: paths})
-	if err != nil {
-		return err
-	}
-	w := wayRun{wayOptions: o, stack: s, screen: screen, result: &r}
-	err = errors.Join(w.measure(ctx), s.Stop())
-	if err != nil {
-		return fmt.Errorf("%w\ndata and logs are kept in %s", err, dir)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	screen.Print(r.table())
-	if o.json {
-		line, err := json.Marshal(r)
-		if err != nil {
-			return err
-		}
-		fmt.Println(string(line))
-	}
-	return r.verdict()
+	b.screen.Print(r.table())
+	return errors.Join(term.JSON(o.json, r), r.verdict())
 }
 
 func parseWay(args []string) (o wayOptions, err error) {
@@ -117,13 +85,13 @@ func parseWay(args []string) (o wayOptions, err error) {
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.Usage = func() { fmt.Fprint(os.Stderr, wayHelp) }
 	if err := fs.Parse(args); err != nil {
-		return o, usageError{err}
+		return o, term.Usage(err)
 	}
 	switch {
 	case !(o.rate >= 1) || o.sensors < 1 || o.sensors > 200 || o.length < time.Second || o.warmup < 0 || o.cores < 0:
-		err = usageError{errors.New("want --rate from 1, --sensors from 1 to 200, --for from 1s, --warmup and --cores from 0")}
+		err = term.Usage(errors.New("want --rate from 1, --sensors from 1 to 200, --for from 1s, --warmup and --cores from 0"))
 	case o.size < 100 || o.size > 256<<10:
-		err = usageError{errors.New("--size: want 100 to 262144 bytes")}
+		err = term.Usage(errors.New("--size: want 100 to 262144 bytes"))
 	}
 	return o, err
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
-	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/faults"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/sensors"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
@@ -21,7 +21,7 @@ type course struct {
 	*suite
 	kind   broker.Kind
 	stack  *stack.Stack
-	intake *link.Link // between the sensors and the agent
+	target *faults.Target
 
 	fleets []*fleet // of all faults so far
 	alarms map[string]uint64
@@ -47,6 +47,12 @@ const warmUp = 1500 * time.Millisecond
 // It is long because it only decides how soon a failure is called one: on two
 // cores with much else to do everything takes its time.
 const catchUpLimit = 3 * time.Minute
+
+// Faults last so many times as long as in a drill.
+const (
+	stretch     = 2
+	stretchLong = 10
+)
 
 // alarmLimit is how long the cloud may take to raise an alarm once it is whole.
 const alarmLimit = time.Minute
@@ -79,7 +85,7 @@ func (c *course) all(ctx context.Context) ([]row, error) {
 	for _, f := range c.faults {
 		r, err := c.trial(ctx, f)
 		if err != nil {
-			return rows, fmt.Errorf("%s: %w", f.name, err)
+			return rows, fmt.Errorf("%s: %w", f.Name, err)
 		}
 		word := "passed"
 		if !r.Passed {
@@ -89,30 +95,30 @@ func (c *course) all(ctx context.Context) ([]row, error) {
 			r.Evidence += fmt.Sprintf("; sidecars ended by themselves %d times", r.Ends)
 		}
 		c.screen.Event("%-9s %-20s %s (%d messages, caught up after %.1f s; %s)",
-			c.kind.Name, f.name, word, r.Acknowledged, r.CaughtUp, r.Evidence)
+			c.kind.Name, f.Name, word, r.Acknowledged, r.CaughtUp, r.Evidence)
 		rows = append(rows, r)
 	}
 	return rows, nil
 }
 
-func (c *course) stop() error { return errors.Join(c.stack.Stop(), c.intake.Close()) }
+func (c *course) stop() error { return errors.Join(c.stack.Stop(), c.target.Intake.Close()) }
 
 // trial lets sensors publish, does the damage, waits until it is made good, and
 // counts.
-func (c *course) trial(ctx context.Context, f fault) (row, error) {
-	r := row{Fault: f.name}
-	load := c.publish(ctx, f.name, c.intake.Addr(), c.rate)
+func (c *course) trial(ctx context.Context, f faults.Fault) (row, error) {
+	r := row{Fault: f.Name}
+	load := c.launch(ctx, f.Name, c.target.Intake.Addr(), c.rate)
 	if err := pause(ctx, warmUp); err != nil {
 		return r, err
 	}
 	begin, ends := time.Now(), c.ends()
-	evidence, err := f.does(ctx, c)
+	evidence, err := f.Does(ctx, c.target)
 	if err != nil {
 		return r, err
 	}
 	healed := time.Now()
 	r.Evidence, r.Lasted = evidence, healed.Sub(begin).Seconds()
-	if !f.control { // it never recovers
+	if !f.Control { // it never recovers
 		if err := c.recover(ctx, healed); err != nil {
 			r.fault("%v", err)
 		}
@@ -134,8 +140,21 @@ func (c *course) trial(ctx context.Context, f fault) (row, error) {
 // ends is how often sidecars ended by themselves.
 func (c *course) ends() int { return c.stack.Edge.Sidecar.Ends() + c.stack.Cloud.Sidecar.Ends() }
 
-// publish starts a fleet against addr.
-func (c *course) publish(ctx context.Context, name, addr string, rate float64) *fleet {
+// publish is launch for a fault.
+func (c *course) publish(ctx context.Context, name, addr string, l faults.Load) func() error {
+	return c.launch(ctx, name, addr, l.Rate).end
+}
+
+// acknowledged is how many messages sensors have a PUBACK for, of all faults.
+func (c *course) acknowledged() (sum uint64) {
+	for _, f := range c.fleets {
+		sum += f.log.Totals().Acknowledged
+	}
+	return sum
+}
+
+// launch starts a fleet against addr.
+func (c *course) launch(ctx context.Context, name, addr string, rate float64) *fleet {
 	shape := sensors.Shape{Prefix: name, Seed: rand.Uint64()}
 	f := &fleet{log: oracle.New(shape, c.sensors), begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
 	f.Fleet = sensors.Fleet{Shape: shape, Addr: addr, Sensors: c.sensors, Rate: rate, Log: f.log}
@@ -177,9 +196,9 @@ func (c *course) recover(ctx context.Context, healed time.Time) error {
 }
 
 // count reads everything back until it is whole, or for too long.
-func (c *course) count(ctx context.Context, r *row, f fault, healed time.Time) error {
+func (c *course) count(ctx context.Context, r *row, f faults.Fault, healed time.Time) error {
 	limit := time.Now().Add(catchUpLimit)
-	if f.control {
+	if f.Control {
 		limit = time.Now().Add(controlLimit)
 	}
 	for first := true; ; first = false {
@@ -198,7 +217,7 @@ func (c *course) count(ctx context.Context, r *row, f fault, healed time.Time) e
 			break
 		}
 		if time.Now().After(limit) {
-			if wrong != nil && !f.control {
+			if wrong != nil && !f.Control {
 				r.fault("%v", wrong)
 			}
 			break
@@ -252,7 +271,7 @@ func (c *course) compare(ctx context.Context, r *row) error {
 }
 
 // judge decides, and takes note of where the next fault begins.
-func (c *course) judge(r *row, f fault) {
+func (c *course) judge(r *row, f faults.Fault) {
 	r.judge(f, c.rate)
 	if c.alarms == nil {
 		c.alarms = map[string]uint64{}

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
+	"github.com/holdfast-edge/holdfast/scripts/internal/faults"
 )
 
 // options are the flags, and what follows from them.
 type options struct {
 	brokers  []broker.Kind
-	faults   []fault
+	faults   []faults.Fault
 	least    time.Duration
 	rate     float64
 	sensors  int
@@ -58,7 +59,7 @@ Flags:
   --control=false   without the control: one more stack, whose agent deletes what it published
                     (such an agent can only be built with the tag faults), and which must
                     be found to have lost messages (default: with it, when all faults are run)
-  --long            longer faults, such as a network cut of five minutes
+  --long            faults last five times as long
   --stock           with Dapr's own daprd (built with the tag stablecomponents, which takes
                     minutes) instead of ours, restarted one second after it ends by
                     itself; over mqtt, redis and rabbitmq, for it has no JetStream
@@ -87,8 +88,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.Usage = func() {
 		fmt.Fprint(out, help)
-		for _, f := range faults() {
-			fmt.Fprintf(out, "  %-20s %s\n", f.name, f.about)
+		for _, f := range faults.Suite() {
+			fmt.Fprintf(out, "  %-20s %s\n", f.Name, f.About)
 		}
 	}
 	if err := fs.Parse(args); err != nil {
@@ -123,18 +124,18 @@ func (o *options) choose(brokers, names string) error {
 	}
 	o.faults, o.control = nil, false
 	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(faults(), func(f fault) bool { return f.name == name })
+		i := slices.IndexFunc(faults.Suite(), func(f faults.Fault) bool { return f.Name == name })
 		if i < 0 {
 			return fmt.Errorf("--fault: no fault %q; --help lists them", name)
 		}
-		o.faults = append(o.faults, faults()[i])
+		o.faults = append(o.faults, faults.Suite()[i])
 	}
 	return nil
 }
 
 // regular are the faults that are run unless others are asked for.
-func regular() []fault {
-	return slices.DeleteFunc(faults(), func(f fault) bool { return f.control })
+func regular() []faults.Fault {
+	return slices.DeleteFunc(faults.Suite(), func(f faults.Fault) bool { return f.Control })
 }
 
 func (o options) validate() error {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/faults"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
@@ -83,8 +84,8 @@ func (r *row) add(now oracle.Findings, f *fleet) {
 func (r *row) whole() bool { return r.Missing == 0 && r.Unexplained == 0 }
 
 // raised reports whether the cloud raised every alarm that it must.
-func (r *row) raised(f fault) bool {
-	return !slices.ContainsFunc(f.must, func(kind string) bool { return r.Alarms[kind] == 0 })
+func (r *row) raised(f faults.Fault) bool {
+	return !slices.ContainsFunc(f.Must, func(kind string) bool { return r.Alarms[kind] == 0 })
 }
 
 func (r *row) fault(format string, args ...any) {
@@ -93,13 +94,13 @@ func (r *row) fault(format string, args ...any) {
 
 // judge fills in Passed and Faults; rate is what the sensors were to publish a
 // second.
-func (r *row) judge(f fault, rate float64) {
+func (r *row) judge(f faults.Fault, rate float64) {
 	check := func(wrong bool, format string, args ...any) {
 		if wrong {
 			r.fault(format, args...)
 		}
 	}
-	if f.control {
+	if f.Control {
 		check(r.Missing == 0, "what was destroyed was not found missing: the counting is worth nothing")
 		r.Passed = len(r.Faults) == 0
 		return
@@ -110,11 +111,11 @@ func (r *row) judge(f fault, rate float64) {
 	check(r.Unexplained > 0, "%d numbers are missing and nobody says why", r.Unexplained)
 	check(float64(r.Acknowledged) < 0.9*rate*r.Publishing,
 		"only %d messages were acknowledged in %.1f s: less than 90 %% of %.0f/s", r.Acknowledged, r.Publishing, rate)
-	for _, kind := range f.must {
+	for _, kind := range f.Must {
 		check(r.Alarms[kind] == 0, "no alarm %q was raised", kind)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Alarms)) {
-		check(!slices.Contains(f.must, kind) && !slices.Contains(f.may, kind), "an alarm %q was raised that nothing called for", kind)
+		check(!slices.Contains(f.Must, kind) && !slices.Contains(f.May, kind), "an alarm %q was raised that nothing called for", kind)
 	}
 	r.Passed = len(r.Faults) == 0
 	if r.Passed {

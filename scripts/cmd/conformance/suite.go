@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
+	"github.com/holdfast-edge/holdfast/scripts/internal/faults"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
@@ -64,14 +66,11 @@ var stockDaprd = build.Program{
 	Package: "github.com/dapr/dapr/cmd/daprd", Tags: "stablecomponents",
 }
 
-// faultyAgent is an agent that can be told to delete what it published.
-var faultyAgent = build.Program{Name: "edge-agent-faults", Dir: build.EdgeAgent.Dir, Package: build.EdgeAgent.Package, Tags: "faults"}
-
 // build compiles what the stack runs.
 func (s *suite) build(ctx context.Context) (err error) {
 	programs := stack.Programs()
 	if s.control {
-		programs = append(programs, faultyAgent)
+		programs = append(programs, stack.FaultyAgent)
 	}
 	if s.stock {
 		programs = append(programs, stockDaprd)
@@ -119,10 +118,11 @@ func (s *suite) over(ctx context.Context, dir string) []brokerResult {
 // convict runs the control over the first broker that is installed: the whole
 // suite is worth nothing if an agent that deletes too early passes it.
 func (s *suite) convict(ctx context.Context, dir string) brokerResult {
+	deleteOnPublish, _ := faults.Find("delete-on-publish")
 	c := *s
-	c.faults = []fault{deleteOnPublish()}
+	c.faults = []faults.Fault{deleteOnPublish}
 	c.programs = maps.Clone(s.programs)
-	c.programs[build.EdgeAgent.Name] = s.programs[faultyAgent.Name]
+	c.programs[build.EdgeAgent.Name] = s.programs[stack.FaultyAgent.Name]
 	c.agentEnv = []string{"HOLDFAST_FAULT_DELETE_ON=publish"}
 	var res brokerResult
 	for _, kind := range s.brokers {
@@ -189,5 +189,13 @@ func (s *suite) start(ctx context.Context, kind broker.Kind, dir string) (*cours
 	if err != nil {
 		return nil, errors.Join(err, st.Stop())
 	}
-	return &course{suite: s, kind: kind, stack: st, intake: intake}, nil
+	c := &course{suite: s, kind: kind, stack: st}
+	c.target = &faults.Target{
+		Stack: st, Intake: intake, Rate: s.rate, Stretch: stretch,
+		Rand: rand.New(rand.NewPCG(rand.Uint64(), 0)), Acknowledged: c.acknowledged, Publish: c.publish,
+	}
+	if s.long {
+		c.target.Stretch = stretchLong
+	}
+	return c, nil
 }

@@ -5,56 +5,26 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
-func main() {
-	o, err := parse(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(2)
-	}
-	os.Exit(run(o))
-}
+func main() { os.Exit(term.Play("demo", 1, play)) }
 
-// run returns the exit status: 0 only for a verdict that passed.
-func run(o options) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the next one kills at once; the kernel then ends
-	// what was started.
-	context.AfterFunc(ctx, stop)
-	defer stop()
+// play returns the exit status: 0 only for a verdict that passed.
+func play(ctx context.Context) (int, error) {
+	o, err := parse(os.Args[1:], os.Stderr)
+	if err != nil {
+		return 0, term.Usage(err)
+	}
 	d := demo{options: o, screen: term.New(os.Stdout)}
 	verdict, err := d.run(ctx)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that was started has ended")
-		return 130
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return 1
-	}
-	if o.json {
-		line, err := json.Marshal(verdict)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "demo:", err)
-			return 1
-		}
-		fmt.Println(string(line))
+	if err != nil {
+		return 0, err
 	}
 	if !verdict.Passed {
-		return 1
+		return 1, term.JSON(o.json, verdict)
 	}
-	return 0
+	return 0, term.JSON(o.json, verdict)
 }

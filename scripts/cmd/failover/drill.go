@@ -24,10 +24,6 @@ import (
 // is kept of a round, in memory and on the disk, is bounded by it.
 const perRound = 40
 
-// faultyAgent is an agent whose clock can be steered and who can be made to
-// delete too early. Without being told so it behaves like any other.
-var faultyAgent = build.Program{Name: "edge-agent-faults", Dir: build.EdgeAgent.Dir, Package: build.EdgeAgent.Package, Tags: "faults"}
-
 // drill is one run of this program.
 type drill struct {
 	options
@@ -148,9 +144,9 @@ func required(name string) bool {
 
 func (d *drill) build(ctx context.Context) (err error) {
 	programs := slices.DeleteFunc(stack.Programs(), func(p build.Program) bool { return p == build.EdgeAgent })
-	d.programs, err = build.Builder{Root: d.root, Out: d.screen, TTY: d.screen.TTY()}.Build(ctx, append(programs, faultyAgent)...)
+	d.programs, err = build.Builder{Root: d.root, Out: d.screen, TTY: d.screen.TTY()}.Build(ctx, append(programs, stack.FaultyAgent)...)
 	if err == nil {
-		d.programs[build.EdgeAgent.Name] = d.programs[faultyAgent.Name]
+		d.programs[build.EdgeAgent.Name] = d.programs[stack.FaultyAgent.Name]
 	}
 	return err
 }
@@ -174,8 +170,8 @@ func (d *drill) kinds() (kinds []faults.Fault, skipped []skip) {
 	if len(names) > 0 {
 		all = nil
 		for _, name := range names {
-			i := slices.IndexFunc(faults.All(), func(f faults.Fault) bool { return f.Name == name })
-			all = append(all, faults.All()[i])
+			f, _ := faults.Find(name) // the flags were checked
+			all = append(all, f)
 		}
 	}
 	for _, f := range all {

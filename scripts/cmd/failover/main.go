@@ -5,13 +5,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
@@ -22,51 +17,29 @@ import (
 const (
 	passed    = 0
 	failed    = 1
-	usage     = 2
 	notPlayed = 3
 )
 
-func main() {
+func main() { os.Exit(term.Play("failover", notPlayed, play)) }
+
+func play(ctx context.Context) (int, error) {
 	o, err := parse(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "failover:", err)
-		os.Exit(usage)
+		return notPlayed, term.Usage(err)
 	}
 	if o.list {
 		fmt.Print(catalogue())
-		return
+		return passed, nil
 	}
 	if err := disk.Private(); err != nil {
-		fmt.Fprintln(os.Stderr, "failover:", err)
-		os.Exit(notPlayed)
+		return notPlayed, err
 	}
-	os.Exit(run(o))
-}
-
-func run(o options) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the next one kills at once; the kernel then ends
-	// what was started, and its mounts.
-	context.AfterFunc(ctx, stop)
-	defer stop()
 	d := drill{options: o, screen: term.New(os.Stdout)}
 	res, err := d.run(ctx)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "failover: interrupted; everything that was started has ended")
-		return 130
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "failover:", err)
-		return notPlayed
+	if err == nil {
+		err = publish(o, res)
 	}
-	if err := publish(o, res); err != nil {
-		fmt.Fprintln(os.Stderr, "failover:", err)
-		return notPlayed
-	}
-	return res.status()
+	return res.status(), err
 }
 
 // publish writes the result for other programs.
@@ -80,12 +53,5 @@ func publish(o options, res result) error {
 			return fmt.Errorf("--junit: %w", err)
 		}
 	}
-	if !o.json {
-		return nil
-	}
-	line, err := json.Marshal(res)
-	if err == nil {
-		fmt.Println(string(line))
-	}
-	return err
+	return term.JSON(o.json, res)
 }

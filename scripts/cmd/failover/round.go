@@ -40,6 +40,8 @@ const (
 	diskSize = 3 << 30
 	// supervise is within how long a program that ended by itself is back.
 	supervise = 500 * time.Millisecond
+	// stretchLong is how many times as long faults last with --long.
+	stretchLong = 4
 )
 
 // round plays a hand and counts. Its error is one of this machine; what the
@@ -69,7 +71,10 @@ func (d *drill) round(ctx context.Context, number int, hand []faults.Fault) (res
 
 // open starts everything.
 func (r *round) open(ctx context.Context) error {
-	t := &faults.Target{Rate: r.rate, Long: r.long, Rand: rand.New(rand.NewPCG(r.rand.Uint64(), 0))}
+	t := &faults.Target{Rate: r.rate, Rand: rand.New(rand.NewPCG(r.rand.Uint64(), 0))}
+	if r.long {
+		t.Stretch = stretchLong
+	}
 	t.Acknowledged, t.Publish, t.Apart = r.acknowledged, r.publish, r.apart
 	r.target = t
 	o, err := r.options(t)

@@ -88,3 +88,7 @@ func unmount(dir string) error {
 	}
 	return nil
 }
+
+// Sync makes what was written to f durable, and no more of what the file system
+// knows of it than is needed to read that.
+func Sync(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }

@@ -2,6 +2,8 @@
 
 package disk
 
+import "os"
+
 // Private does nothing here: there are no mounts of one program's own.
 func Private() error { return nil }
 
@@ -22,3 +24,6 @@ func (*Small) Used() (int64, error) { return 0, errOnlyLinux }
 
 // Close unmounts the disk.
 func (*Small) Close() error { return errOnlyLinux }
+
+// Sync makes what was written to f durable.
+func Sync(f *os.File) error { return f.Sync() }

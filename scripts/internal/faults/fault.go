@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/device"
@@ -26,6 +27,9 @@ type Fault struct {
 	Must  []string // kinds of alarm that the cloud must raise
 	May   []string // kinds that it may; it must raise no others
 	Ends  []string // programs that may end by themselves, and are started again
+	// Control: acknowledged messages must be found missing, for it does what
+	// nothing can make good.
+	Control bool
 
 	// Does does it, and returns when it is over, with words that prove it.
 	Does func(ctx context.Context, t *Target) (evidence string, err error)
@@ -45,11 +49,11 @@ const (
 
 // Target is a stack under load.
 type Target struct {
-	Stack  *stack.Stack
-	Intake *link.Link // between the sensors and the agent
-	Rate   float64    // messages a second
-	Long   bool       // faults last four times as long
-	Rand   *rand.Rand
+	Stack   *stack.Stack
+	Intake  *link.Link // between the sensors and the agent
+	Rate    float64    // messages a second
+	Stretch float64    // faults last so many times as long; 0: once
+	Rand    *rand.Rand
 
 	Card     *disk.Cuttable // under the agent's data; nil: an ordinary one
 	Broker   *disk.Small    // under the broker's; nil: an ordinary one
@@ -74,20 +78,26 @@ type Load struct {
 // CatchUp is how long anything may take that is sure to come, on a loaded machine.
 const CatchUp = 90 * time.Second
 
-// All are the faults, in no order that matters.
+// All are the faults of a drill, in no order that matters.
 func All() []Fault {
-	var all []Fault
-	for _, part := range [][]Fault{network(), brokers(), programs(), databases(), cards(), disks(), clocks(), deliveries()} {
-		all = append(all, part...)
+	return slices.Concat(network(), brokers(), programs(), databases(), cards(), disks(), clocks(), deliveries())
+}
+
+// Find returns the fault with that name, of a drill or of the suite.
+func Find(name string) (Fault, bool) {
+	all := slices.Concat(All(), thorough())
+	i := slices.IndexFunc(all, func(f Fault) bool { return f.Name == name })
+	if i < 0 {
+		return Fault{}, false
 	}
-	return all
+	return all[i], true
 }
 
 // some returns a time from least to most.
 func (t *Target) some(least, most time.Duration) time.Duration {
 	d := least + time.Duration(t.Rand.Int64N(int64(most-least)+1))
-	if t.Long {
-		d *= 4
+	if t.Stretch > 0 {
+		d = time.Duration(float64(d) * t.Stretch)
 	}
 	return d.Round(10 * time.Millisecond)
 }

@@ -35,8 +35,8 @@ func (t *Target) disconnected(ctx context.Context, how link.Condition, long time
 		return "", err
 	}
 	waiting, err := t.waiting(ctx)
-	if err == nil && waiting == 0 {
-		err = errors.New("nothing waits on the device: the network was not cut")
+	if err == nil && float64(waiting) < t.Rate*long.Seconds()/4 {
+		err = fmt.Errorf("only %d records wait on the device after %v without a network", waiting, long)
 	}
 	return fmt.Sprintf("%d records waited after %v", waiting, long), errors.Join(err, t.Stack.Edge.Link.Heal())
 }

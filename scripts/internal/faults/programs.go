@@ -24,9 +24,9 @@ func programs() []Fault {
 		{Name: "edge-sidecar-frozen", About: "SIGSTOP for a while", Does: edgeSidecarFrozen},
 		{Name: "cloud-sidecar-killed", About: "SIGKILL of each replica's, started again after a while", Does: cloudSidecarKilled},
 		{Name: "cloud-sidecar-frozen", About: "SIGSTOP of each replica's for a while", Does: cloudSidecarFrozen},
-		{Name: "agent-killed", About: "SIGKILL twice", Does: agentKilled},
+		{Name: "agent-killed", About: "SIGKILL three times", Does: agentKilled},
 		{Name: "agent-frozen", About: "SIGSTOP for a while", Does: agentFrozen},
-		{Name: "cloud-killed", About: "SIGKILL of every replica, after a commit and before its receipt", Does: cloudKilled},
+		{Name: "cloud-killed", About: "SIGKILL of every replica, three times, each after a commit and before its receipt", Does: cloudKilled},
 		{Name: "cloud-frozen", About: "SIGSTOP of every replica for a while", Does: cloudFrozen},
 		{Name: "replica-killed", About: "SIGKILL of one replica of the cloud with its sidecar", Needs: []Need{Replicas}, Does: replicaKilled},
 	}
@@ -40,16 +40,24 @@ func brokerFrozen(ctx context.Context, t *Target) (string, error) {
 	return t.freeze(ctx, t.Stack.Broker.Process)
 }
 
-// brokerWiped stops the cloud's sidecars first, so that frames which the broker
-// has accepted are there and nowhere behind it.
 func brokerWiped(ctx context.Context, t *Target) (string, error) {
+	return t.wipeUnread(ctx, func(stored, waiting uint64) bool { return stored >= uint64(1.5*t.Rate) })
+}
+
+// wipeUnread stops the cloud's sidecars first, so that frames which the broker
+// has accepted are there and nowhere behind it, and wipes it when there are
+// enough: judged by the messages that the agent acknowledged since and the
+// records that wait on it.
+func (t *Target) wipeUnread(ctx context.Context, enough func(stored, waiting uint64) bool) (string, error) {
 	s := t.Stack
 	if err := each(t.sidecars(), (*process.Process).Kill); err != nil {
 		return "", err
 	}
 	before := t.Acknowledged()
-	enough := uint64(1.5 * t.Rate)
-	err := until(ctx, "messages that the cloud does not get", func() (bool, error) { return t.Acknowledged() >= before+enough, nil })
+	err := until(ctx, "messages that the cloud does not get", func() (bool, error) {
+		waiting, err := t.waiting(ctx)
+		return enough(t.Acknowledged()-before, waiting), err
+	})
 	if err != nil {
 		return "", err
 	}
@@ -106,7 +114,7 @@ func cloudSidecarFrozen(ctx context.Context, t *Target) (string, error) {
 }
 
 func agentKilled(ctx context.Context, t *Target) (string, error) {
-	const kills = 2
+	const kills = 3
 	for range kills {
 		if err := t.between(ctx, func() error { return nil }); err != nil {
 			return "", err
@@ -122,11 +130,31 @@ func agentFrozen(ctx context.Context, t *Target) (string, error) {
 	return t.freeze(ctx, t.Stack.Edge.Agent)
 }
 
-// cloudKilled holds the receipts back, so that the next commit is surely one
-// without a receipt, and kills the cloud as soon as that commit shows.
 func cloudKilled(ctx context.Context, t *Target) (string, error) {
+	const kills = 3
+	untold := uint64(0)
+	for range kills {
+		n, err := t.killAfterCommit(ctx)
+		if err != nil {
+			return "", err
+		}
+		untold += n
+		if err := pause(ctx, t.some(300*time.Millisecond, time.Second)); err != nil {
+			return "", err
+		}
+		if err := errors.Join(each(t.clouds(), (*process.Process).Start), t.Stack.CloudReady(ctx)); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d kills, %d records in commits that no receipt told of", kills, untold), nil
+}
+
+// killAfterCommit holds the receipts back, so that the next commit is surely one
+// without a receipt, and kills the cloud as soon as that commit shows. It returns
+// how many records were in such commits.
+func (t *Target) killAfterCommit(ctx context.Context) (uint64, error) {
 	if err := t.receipts(false); err != nil {
-		return "", err
+		return 0, err
 	}
 	before, err := t.held(ctx)
 	held := before
@@ -136,14 +164,14 @@ func cloudKilled(ctx context.Context, t *Target) (string, error) {
 			return held > before, err
 		})
 	}
-	if err := errors.Join(err, each(t.clouds(), (*process.Process).Kill), t.receipts(true)); err != nil {
-		return "", err
+	if err := errors.Join(err, each(t.clouds(), (*process.Process).Kill)); err != nil {
+		return 0, err
 	}
-	if err := pause(ctx, t.some(500*time.Millisecond, 2*time.Second)); err != nil {
-		return "", err
+	waiting, err := t.waiting(ctx)
+	if err == nil && waiting == 0 {
+		err = errors.New("the device had a receipt for everything: the kill would prove nothing")
 	}
-	err = errors.Join(each(t.clouds(), (*process.Process).Start), t.Stack.CloudReady(ctx))
-	return fmt.Sprintf("%d records in commits that no receipt told of", held-before), err
+	return held - before, errors.Join(err, t.receipts(true))
 }
 
 func cloudFrozen(ctx context.Context, t *Target) (string, error) { return t.freeze(ctx, t.clouds()...) }

@@ -26,6 +26,10 @@ func Programs() []build.Program {
 	return []build.Program{build.NATSServer, build.Daprd, build.CloudAPI, build.EdgeAgent}
 }
 
+// FaultyAgent is an agent whose clock can be steered and who can be made to
+// delete too early. Without being told so it behaves like any other.
+var FaultyAgent = build.Program{Name: "edge-agent-faults", Dir: build.EdgeAgent.Dir, Package: build.EdgeAgent.Package, Tags: "faults"}
+
 // Options say what to run and where.
 type Options struct {
 	Root     string      // of the repository: component files are read from it
