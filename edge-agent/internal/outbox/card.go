@@ -6,9 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +30,6 @@ type card struct {
 
 type cardFile struct {
 	name  string
-	size  int64
 	pack  bool
 	heads []head
 	err   error // what is wrong with it
@@ -55,13 +53,10 @@ func openCard(dir string) (*card, error) {
 	for _, d := range entries {
 		name := d.Name()
 		_, _, _, ok := parseName(name)
-		pack := strings.HasPrefix(name, prefixPack) && strings.HasSuffix(name, suffixSegment)
-		info, err := d.Info()
+		pack := isPack(name)
 		switch {
-		case err != nil:
-			return nil, errors.Join(err, c.close())
 		case ok || pack:
-			f := &cardFile{name: name, size: info.Size(), pack: pack}
+			f := &cardFile{name: name, pack: pack}
 			f.err = c.with(f, func(r *reader) (err error) { f.heads, err = r.heads(); return err })
 			c.files = append(c.files, f)
 		case name != nameLock && name != nameSpare:
@@ -71,7 +66,7 @@ func openCard(dir string) (*card, error) {
 	if c.lock == nil && len(c.files) == 0 {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNoOutbox)
 	}
-	sort.SliceStable(c.files, func(i, j int) bool { return c.files[i].name < c.files[j].name })
+	slices.SortStableFunc(c.files, func(a, b *cardFile) int { return strings.Compare(a.name, b.name) })
 	return c, nil
 }
 
@@ -90,14 +85,8 @@ func (c *card) close() error {
 	return c.lock.Close()
 }
 
-// with opens a file, calls fn and closes it.
-func (c *card) with(f *cardFile, fn func(*reader) error) (err error) {
-	file, r, err := openSealed(filepath.Join(c.dir, f.name), f.pack)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	return fn(r)
+func (c *card) with(f *cardFile, fn func(*reader) error) error {
+	return withSealed(filepath.Join(c.dir, f.name), f.pack, fn)
 }
 
 // Verify reads every record of the outbox in dir, changes nothing, and writes to
@@ -192,12 +181,11 @@ func (c *card) readable(f *cardFile) (uint64, error) {
 
 // salvage calls fn with the good records of a damaged file, each once, in order.
 func (c *card) salvage(f *cardFile, fn func(telemetry.Epoch, telemetry.Record) error) (err error) {
-	file, err := os.Open(filepath.Join(c.dir, f.name))
+	w, err := openWreck(filepath.Join(c.dir, f.name), f.pack)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	w := newWreck(file, f.size, f.pack)
+	defer func() { err = errors.Join(err, w.file.Close()) }()
 	_, seqs, sealed, _ := parseName(f.name)
 	var in telemetry.Epoch
 	next := uint64(0)
@@ -262,12 +250,7 @@ func (c *card) heads() []head {
 	for _, f := range c.files {
 		out = append(out, f.heads...)
 	}
-	sort.SliceStable(out, func(i, j int) bool {
-		if n := out[i].Epoch.Compare(out[j].Epoch); n != 0 {
-			return n < 0
-		}
-		return out[i].Seqs.First < out[j].Seqs.First
-	})
+	slices.SortStableFunc(out, compareHeads)
 	return out
 }
 
@@ -276,7 +259,7 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	out := map[telemetry.Epoch]*epoch{}
 	var newest *cardFile
 	for _, f := range c.files {
-		if f.err == nil && !f.pack && (newest == nil || newest.heads[0].before(&f.heads[0])) {
+		if f.err == nil && !f.pack && (newest == nil || compareHeads(newest.heads[0], f.heads[0]) < 0) {
 			newest = f
 		}
 	}
@@ -293,7 +276,4 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	return out
 }
 
-func (h *head) before(g *head) bool {
-	c := h.Epoch.Compare(g.Epoch)
-	return c < 0 || c == 0 && h.Seqs.First < g.Seqs.First
-}
+func compareHeads(g, h head) int { return inOrder(g.Epoch, g.Seqs.First, h.Epoch, h.Seqs.First) }
