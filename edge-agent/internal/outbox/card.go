@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strings"
 	"text/tabwriter"
 
@@ -30,6 +30,7 @@ type card struct {
 
 type cardFile struct {
 	name  string
+	size  int64
 	pack  bool
 	heads []head
 	err   error // what is wrong with it
@@ -53,10 +54,13 @@ func openCard(dir string) (*card, error) {
 	for _, d := range entries {
 		name := d.Name()
 		_, _, _, ok := parseName(name)
-		pack := isPack(name)
+		pack := strings.HasPrefix(name, prefixPack) && strings.HasSuffix(name, suffixSegment)
+		info, err := d.Info()
 		switch {
+		case err != nil:
+			return nil, errors.Join(err, c.close())
 		case ok || pack:
-			f := &cardFile{name: name, pack: pack}
+			f := &cardFile{name: name, size: info.Size(), pack: pack}
 			f.err = c.with(f, func(r *reader) (err error) { f.heads, err = r.heads(); return err })
 			c.files = append(c.files, f)
 		case name != nameLock && name != nameSpare:
@@ -66,7 +70,7 @@ func openCard(dir string) (*card, error) {
 	if c.lock == nil && len(c.files) == 0 {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNoOutbox)
 	}
-	slices.SortStableFunc(c.files, func(a, b *cardFile) int { return strings.Compare(a.name, b.name) })
+	sort.SliceStable(c.files, func(i, j int) bool { return c.files[i].name < c.files[j].name })
 	return c, nil
 }
 
@@ -85,8 +89,14 @@ func (c *card) close() error {
 	return c.lock.Close()
 }
 
-func (c *card) with(f *cardFile, fn func(*reader) error) error {
-	return withSealed(filepath.Join(c.dir, f.name), f.pack, fn)
+// with opens a file, calls fn and closes it.
+func (c *card) with(f *cardFile, fn func(*reader) error) (err error) {
+	file, r, err := openSealed(filepath.Join(c.dir, f.name), f.pack)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return fn(r)
 }
 
 // Verify reads every record of the outbox in dir, changes nothing, and writes to
@@ -181,11 +191,12 @@ func (c *card) readable(f *cardFile) (uint64, error) {
 
 // salvage calls fn with the good records of a damaged file, each once, in order.
 func (c *card) salvage(f *cardFile, fn func(telemetry.Epoch, telemetry.Record) error) (err error) {
-	w, err := openWreck(filepath.Join(c.dir, f.name), f.pack)
+	file, err := os.Open(filepath.Join(c.dir, f.name))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.file.Close()) }()
+	defer func() { err = errors.Join(err, file.Close()) }()
+	w := newWreck(file, f.size, f.pack)
 	_, seqs, sealed, _ := parseName(f.name)
 	var in telemetry.Epoch
 	next := uint64(0)
@@ -250,7 +261,12 @@ func (c *card) heads() []head {
 	for _, f := range c.files {
 		out = append(out, f.heads...)
 	}
-	slices.SortStableFunc(out, compareHeads)
+	sort.SliceStable(out, func(i, j int) bool {
+		if n := out[i].Epoch.Compare(out[j].Epoch); n != 0 {
+			return n < 0
+		}
+		return out[i].Seqs.First < out[j].Seqs.First
+	})
 	return out
 }
 
@@ -259,7 +275,7 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	out := map[telemetry.Epoch]*epoch{}
 	var newest *cardFile
 	for _, f := range c.files {
-		if f.err == nil && !f.pack && (newest == nil || compareHeads(newest.heads[0], f.heads[0]) < 0) {
+		if f.err == nil && !f.pack && (newest == nil || newest.heads[0].before(&f.heads[0])) {
 			newest = f
 		}
 	}
@@ -276,4 +292,7 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	return out
 }
 
-func compareHeads(g, h head) int { return inOrder(g.Epoch, g.Seqs.First, h.Epoch, h.Seqs.First) }
+func (h *head) before(g *head) bool {
+	c := h.Epoch.Compare(g.Epoch)
+	return c < 0 || c == 0 && h.Seqs.First < g.Seqs.First
+}
