@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/retry"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -206,7 +206,7 @@ type enroller struct {
 // Run tries until the agent is enrolled, and returns when ctx ends. The token
 // file is read at each try: a refused token can be replaced while it runs.
 func (e *enroller) Run(ctx context.Context) error {
-	wait := firstEnrol
+	pause := retry.Pause{First: firstEnrol, Last: lastEnrol}
 	for ctx.Err() == nil {
 		if got, err := Enrolled(e.dir); err == nil && got.Agent == e.agent {
 			break
@@ -215,12 +215,11 @@ func (e *enroller) Run(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		e.log.Warn("enrolment: retrying", "url", e.url, "wait", wait.String(), "error", err)
 		if errors.Is(err, errDenied) {
-			wait = lastEnrol // a person has to do something first
+			pause.Longest() // a person has to do something first
 		}
-		sleep(ctx, wait/2+rand.N(wait/2))
-		wait = min(2*wait, lastEnrol)
+		e.log.Warn("enrolment: retrying", "url", e.url, "wait", pause.Next().String(), "error", err)
+		pause.Sleep(ctx)
 	}
 	<-ctx.Done()
 	return nil
@@ -237,13 +236,4 @@ func (e *enroller) once(ctx context.Context) error {
 	}
 	_, err = Enrol(ctx, e.dir, e.agent, e.url, tok)
 	return err
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -22,6 +21,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/retry"
 )
 
 const (
@@ -173,7 +174,7 @@ func (c *Client) note(err error, good func()) {
 // ever, with a wait that grows to 2 s. The handler's errors are logged: a
 // receipt that makes no sense makes none the second time either.
 func (c *Client) Subscribe(ctx context.Context, topic string, handler func([]byte) error) error {
-	wait := firstRetry
+	pause := retry.Pause{First: firstRetry, Last: lastRetry}
 	for quiet := false; ; quiet = true {
 		start := time.Now()
 		err := c.subscribeOnce(ctx, topic, handler)
@@ -182,17 +183,17 @@ func (c *Client) Subscribe(ctx context.Context, topic string, handler func([]byt
 		}
 		c.note(err, func() {})
 		if time.Since(start) > stable {
-			wait, quiet = firstRetry, false
+			pause.Reset()
+			quiet = false
 		}
 		level := slog.LevelWarn
 		if quiet {
 			level = slog.LevelDebug // said once; the state is on the status page
 		}
 		c.opts.Logger.Log(ctx, level, "dapr: subscription is down, retrying", "topic", topic, "error", err)
-		if !sleep(ctx, wait/2+rand.N(wait/2)) {
+		if !pause.Sleep(ctx) {
 			return nil
 		}
-		wait = min(2*wait, lastRetry)
 	}
 }
 
@@ -234,16 +235,5 @@ func (c *Client) setSubscribed(is bool) {
 	c.subscribed = is
 	if is {
 		c.failure = ""
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

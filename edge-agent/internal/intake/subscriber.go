@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -15,6 +14,8 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/retry"
 )
 
 const (
@@ -79,7 +80,7 @@ func (s *Subscriber) State() SubscriberState { return *s.state.Load() }
 // to 30 s. It returns nil when ctx ends, after what it took is acknowledged or
 // 5 s.
 func (s *Subscriber) Run(ctx context.Context) error {
-	wait := firstRetry
+	pause := retry.Pause{First: firstRetry, Last: lastRetry}
 	for ctx.Err() == nil {
 		start := time.Now()
 		err := s.runOnce(ctx)
@@ -89,22 +90,12 @@ func (s *Subscriber) Run(ctx context.Context) error {
 		}
 		s.state.Store(&SubscriberState{Error: err.Error()})
 		if time.Since(start) > goodSession {
-			wait = firstRetry
+			pause.Reset()
 		}
-		s.opts.Logger.Warn("mqtt broker: retrying", "url", s.opts.URL, "wait", wait.String(), "error", err)
-		pause(ctx, wait/2+rand.N(wait/2))
-		wait = min(2*wait, lastRetry)
+		s.opts.Logger.Warn("mqtt broker: retrying", "url", s.opts.URL, "wait", pause.Next().String(), "error", err)
+		pause.Sleep(ctx)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // runOnce is one connection. paho's own reconnecting is not used: its client
