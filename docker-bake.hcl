@@ -4,6 +4,7 @@
 //   docker buildx bake images          the images for every platform; add --push to send them to REGISTRY
 //   docker buildx bake binaries        the programs alone, for every platform, in dist/
 //   docker buildx bake release --push  like images, with provenance and a list of modules attached
+//   docker buildx bake sbom-scanner --push   what makes that list where BuildKit's own scanner cannot be pulled; SBOM_SCANNER names it to release
 //   docker buildx bake airgap          one OCI layout a platform in dist/airgap; scripts/airgap packs them for K3s
 //
 // Every variable can be set from the environment: TAG=1.2.3 REGISTRY=registry.example/holdfast docker buildx bake images
@@ -33,8 +34,13 @@ variable "GO_VERSION" { default = null }
 variable "GOPROXY" { default = null }
 
 variable "SBOM" {
-  description = "Whether release attaches BuildKit's own list of packages; its scanner is an image that has to be pulled."
+  description = "Whether release attaches a list of packages."
   default     = true
+}
+
+variable "SBOM_SCANNER" {
+  description = "Image that makes that list, as BuildKit pulls it; empty: BuildKit's own, from Docker Hub."
+  default     = ""
 }
 
 // No K3s and no Dapr image of other makers exists for arm/v6, but the agent and its sidecar run on a Pi Zero without them.
@@ -126,12 +132,20 @@ target "cloud-api-all" {
 }
 
 target "_release" {
-  attest = concat(["type=provenance,mode=max"], SBOM ? ["type=sbom"] : [])
+  attest = concat(["type=provenance,mode=max"], SBOM ? [SBOM_SCANNER != "" ? "type=sbom,generator=${SBOM_SCANNER}" : "type=sbom"] : [])
 }
 
 target "edge-agent-release" { inherits = ["edge-agent-all", "_release"] }
 target "daprd-edge-release" { inherits = ["daprd-edge-all", "_release"] }
 target "cloud-api-release" { inherits = ["cloud-api-all", "_release"] }
+
+// Lists what a Go program says it was made of; runs on the machine that builds.
+target "sbom-scanner" {
+  inherits = ["_common"]
+  target   = "sbom-scanner"
+  tags     = tags("sbom-scanner")
+  attest   = ["type=provenance,disabled=true"]
+}
 
 // dist/linux_arm64/edge-agent and so on, each with a CycloneDX list of its modules.
 target "binaries" {

@@ -6,24 +6,39 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
-const about = `usage: scripts/check-images ARCHIVE...
+const about = `usage: scripts/check-images [options] ARCHIVE...
 
 An archive is a docker or OCI archive, or a folder with an OCI layout, as docker buildx bake writes them (type=docker, type=oci). An image that
 is there twice, under one name and for one platform, must have one digest: build it twice to see that a build can be repeated.
+
+options:
+  --attested KINDS   every image must have these attestations, as they are printed, with commas between
+  --twice            every image must be there at least twice
 `
 
+// wants is what is asked of the images besides.
+type wants struct {
+	attested []string
+	twice    bool
+}
+
 func main() {
+	var w wants
 	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), about) }
+	flag.Func("attested", "", func(s string) error { w.attested = strings.Split(s, ","); return nil })
+	flag.BoolVar(&w.twice, "twice", false, "")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	faults, err := run(os.Stdout, flag.Args())
+	faults, err := run(os.Stdout, w, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "check-images:", err)
 		os.Exit(2)
@@ -34,30 +49,44 @@ func main() {
 }
 
 // run prints a line for each image and one for each fault, and returns how many faults there are.
-func run(out io.Writer, archives []string) (faults int, err error) {
-	digests := map[string]string{}
+func run(out io.Writer, w wants, archives []string) (faults int, err error) {
+	fault := func(format string, args ...any) {
+		faults++
+		fmt.Fprintf(out, "  FAIL  "+format+"\n", args...)
+	}
+	digests, count := map[string]string{}, map[string]int{}
 	for _, name := range archives {
 		images, err := open(name)
 		if err != nil {
 			return faults, fmt.Errorf("%s: %w", name, err)
 		}
 		for _, i := range images {
-			again := ""
 			key := i.name + " " + i.platform()
-			if first, ok := digests[key]; ok {
-				again = "  built again: the same"
-				if first != i.digest {
-					again = ""
-					i.faults = append(i.faults, "built again it has another digest than "+first)
-				}
-			}
+			first := digests[key]
 			digests[key] = i.digest
+			count[key]++
+			again := ""
+			if first == i.digest {
+				again = "  built again: the same"
+			}
 			fmt.Fprintf(out, "%-12s %-12s %5.1f MB, %4.1f compressed  %s  %s%s%s\n",
 				i.program(), i.platform(), float64(i.size)/1e6, float64(i.compressed)/1e6, i.digest, i.version, i.attested(), again)
 			for _, f := range i.faults {
-				faults++
-				fmt.Fprintln(out, "  FAIL  "+f)
+				fault("%s", f)
 			}
+			if first != "" && first != i.digest {
+				fault("built again it has another digest than %s", first)
+			}
+			for _, kind := range w.attested {
+				if !slices.ContainsFunc(i.attestations, func(have string) bool { return strings.HasPrefix(have, kind) }) {
+					fault("no attestation %s", kind)
+				}
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(count)) {
+		if w.twice && count[key] < 2 {
+			fault("%s is there once only", key)
 		}
 	}
 	return faults, nil

@@ -85,8 +85,13 @@ func (s sample) write(t *testing.T) string {
 
 func check(t *testing.T, dirs ...string) string {
 	t.Helper()
+	return checkFor(t, wants{}, dirs...)
+}
+
+func checkFor(t *testing.T, w wants, dirs ...string) string {
+	t.Helper()
 	var out strings.Builder
-	faults, err := run(&out, dirs)
+	faults, err := run(&out, w, dirs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,9 +130,23 @@ func TestBuiltAgain(t *testing.T) {
 	if got := check(t, first.write(t), first.write(t)); !strings.Contains(got, "the same") || strings.Contains(got, "another digest") {
 		t.Errorf("got\n%s", got)
 	}
+	if got := checkFor(t, wants{twice: true}, first.write(t), first.write(t)); strings.Contains(got, "once only") {
+		t.Errorf("got\n%s", got)
+	}
+	if got := checkFor(t, wants{twice: true}, first.write(t)); !strings.Contains(got, "once only") {
+		t.Errorf("got\n%s", got)
+	}
 	second := good(t)
 	second.files[certificates] = []byte("y")
 	if got := check(t, first.write(t), second.write(t)); !strings.Contains(got, "another digest") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// An image without an attestation that is asked for is a fault.
+func TestNotAttested(t *testing.T) {
+	got := checkFor(t, wants{attested: []string{"slsa.dev/provenance", "spdx.dev/Document"}}, good(t).write(t))
+	if strings.Count(got, "no attestation") != 2 {
 		t.Errorf("got\n%s", got)
 	}
 }

@@ -1,4 +1,5 @@
 // Command sbom writes the list of a Go program's modules as CycloneDX 1.6, from what the Go toolchain recorded in the program itself.
+// Started by BuildKit as a scanner of an image, it writes SPDX 2.3 instead, for the image's attestation.
 //
 // It needs no network and no source. The same program gives the same bytes: there is no time stamp and no random serial number in it.
 package main
@@ -16,11 +17,17 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: sbom PROGRAM")
+	var err error
+	switch source, destination := os.Getenv(scanSource), os.Getenv(scanDestination); {
+	case len(os.Args) == 2:
+		err = write(os.Stdout, os.Args[1])
+	case len(os.Args) == 1 && source != "" && destination != "":
+		err = scan(source, destination)
+	default:
+		fmt.Fprintf(os.Stderr, "usage: sbom PROGRAM\n   or: %s=FOLDER %s=FOLDER sbom\n", scanSource, scanDestination)
 		os.Exit(2)
 	}
-	if err := write(os.Stdout, os.Args[1]); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
 		os.Exit(1)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -53,4 +54,59 @@ func TestNotAGoProgram(t *testing.T) {
 	if err := write(&bytes.Buffer{}, "go.mod"); err == nil {
 		t.Error("go.mod passed for a program")
 	}
+}
+
+// A scanner finds the program among an image's files, names it with its hash and every module with its address, and gives the same bytes again.
+func TestScanOfAnImage(t *testing.T) {
+	self, err := os.ReadFile(must(os.Executable()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(t.TempDir(), "sbom")
+	for name, b := range map[string][]byte{"etc/passwd": []byte("root"), "edge-agent": self} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(source, name)), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(source, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var found [2][]byte
+	for n := range found {
+		to := t.TempDir()
+		if err := scan(source, to); err != nil {
+			t.Fatal(err)
+		}
+		if found[n], err = os.ReadFile(filepath.Join(to, "sbom.spdx.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(found[0], found[1]) {
+		t.Error("two lists of one image differ")
+	}
+	var got statement
+	if err := json.Unmarshal(found[0], &got); err != nil {
+		t.Fatal(err)
+	}
+	p := got.Predicate.Packages
+	if got.PredicateType != "https://spdx.dev/Document" || len(p) < 2 || p[0].Name != "edge-agent" || len(p[0].Checksums) != 1 || !strings.HasPrefix(p[1].Refs[0].Locator, "pkg:golang/stdlib@1.") {
+		t.Errorf("incomplete: %s", found[0])
+	}
+	if len(got.Predicate.Relationships) != len(p) {
+		t.Errorf("%d relationships of %d packages", len(got.Predicate.Relationships), len(p))
+	}
+}
+
+// An image without a Go program is an error, not an empty list.
+func TestScanOfNothing(t *testing.T) {
+	if err := scan(t.TempDir(), t.TempDir()); err == nil {
+		t.Error("an empty image has a list")
+	}
+}
+
+func must(s string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
