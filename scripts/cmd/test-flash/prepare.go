@@ -10,17 +10,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/deb"
+	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 	"github.com/holdfast-edge/holdfast/scripts/internal/guest"
 	"github.com/holdfast-edge/holdfast/scripts/internal/piimage"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
-
-// agent is what the card's agent is called.
-const agent = "greenhouse-1"
 
 // host is this machine as the guest sees it.
 const host = "10.0.2.2"
@@ -35,6 +35,11 @@ func (r *rig) prepare(ctx context.Context) (err error) {
 	if r.root, err = repo.Root(); err != nil {
 		return err
 	}
+	memory := filepath.Join(r.dir, "card")
+	if r.disk, err = disk.Power(memory, r.seed); err != nil {
+		return fmt.Errorf("the disk that the card lies on: %w", err)
+	}
+	r.card = filepath.Join(memory, "card.img")
 	images, err := piimage.Get(ctx, r.screen)
 	if err != nil {
 		return err
@@ -105,6 +110,9 @@ func (r *rig) write(ctx context.Context, image, name string, more ...string) err
 	if err != nil {
 		return err
 	}
+	if !slices.Contains(r.agents, name) {
+		r.agents = append(r.agents, name)
+	}
 	tokenFile := filepath.Join(r.dir, "token")
 	if err := os.WriteFile(tokenFile, []byte(token), 0o600); err != nil {
 		return err
@@ -116,6 +124,7 @@ func (r *rig) write(ctx context.Context, image, name string, more ...string) err
 		"--mqtt-user", "sensors", "--mqtt-password-file", filepath.Join(r.dir, "password"),
 		"--ssh-key", r.key + ".pub", "--timezone", "Europe/Berlin",
 	}, more...)
+	defer r.watch(time.Now(), "flashing")()
 	cmd := exec.CommandContext(ctx, r.flash, args...)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "HOLDFAST_ROOT="+r.root)

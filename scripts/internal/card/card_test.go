@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -21,7 +20,6 @@ import (
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/card"
 	"github.com/holdfast-edge/holdfast/scripts/internal/card/cardtest"
-	"github.com/holdfast-edge/holdfast/scripts/internal/require"
 )
 
 const (
@@ -280,44 +278,6 @@ func TestFileHasItsNameWhenDone(t *testing.T) {
 	check(t, f.Abandon())
 	if left, err := filepath.Glob(path + "2*"); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
-	}
-}
-
-// A real disk gets the same bytes as a file, and nobody else may open it meanwhile.
-func TestDevice(t *testing.T) {
-	losetup := require.Program(t, "losetup")
-	if os.Getuid() != 0 {
-		require.Missing(t, "root", "only root can make a loop device")
-	}
-	image := cardtest.Image(t)
-	medium := filepath.Join(t.TempDir(), "medium")
-	f, err := os.Create(medium)
-	check(t, err)
-	check(t, errors.Join(f.Truncate(whole+mb), f.Close()))
-	out, err := exec.CommandContext(t.Context(), losetup, "--find", "--show", medium).CombinedOutput()
-	if err != nil {
-		require.Missing(t, "loop", fmt.Sprintf("no loop device: %v: %s", err, out))
-	}
-	device := strings.TrimSpace(string(out))
-	defer func() {
-		if out, err := exec.Command(losetup, "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	}()
-	d, err := card.OpenDevice(device)
-	check(t, err)
-	if second, err := card.OpenDevice(device); !errors.Is(err, syscall.EBUSY) {
-		t.Errorf("opened twice: %v, %v", second, err)
-	}
-	stream := bytes.NewReader(image)
-	b := open(t, stream)
-	check(t, b.Finish())
-	check(t, card.Write(t.Context(), d, b, stream, silent))
-	check(t, d.Done())
-	got, err := os.ReadFile(medium)
-	check(t, err)
-	if !bytes.Equal(got[:bootAt], image[:bootAt]) || !bytes.Equal(got[bootAt+bootSize:whole], image[bootAt+bootSize:]) {
-		t.Error("the disk holds something else")
 	}
 }
 

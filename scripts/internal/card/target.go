@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // File is a Target in a file. It has its name only when Done was called.
@@ -38,12 +39,19 @@ func NewFile(path string) (*File, error) {
 // Sync implements Target.
 func (f *File) Sync() error { return errors.Join(f.File.Sync(), dropCache(f.File, false)) }
 
-// Done gives the file its name.
+// Done gives the file its name, for good.
 func (f *File) Done() error {
 	if err := errors.Join(f.File.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.path+".part", f.path)
+	if err := os.Rename(f.path+".part", f.path); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // Abandon removes what was written.

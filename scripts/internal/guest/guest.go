@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -26,23 +27,28 @@ import (
 // Program is what emulates the machine.
 const Program = "qemu-system-aarch64"
 
-// patience is for an emulated machine on a busy one, where a device may take
-// minutes to appear, and drivers that QEMU has no device for take their time.
-const patience = "systemd.default_timeout_start_sec=900 systemd.mask=modprobe@configfs.service systemd.mask=modprobe@dm_mod.service " +
-	"systemd.mask=modprobe@drm.service systemd.mask=modprobe@efi_pstore.service systemd.mask=modprobe@fuse.service systemd.mask=modprobe@loop.service"
+// emulated is what the kernel is told beside cmdline.txt: an emulated machine on a
+// busy one wants patience, and no work that only a real one needs.
+const emulated = "systemd.default_timeout_start_sec=900 " + // a device may take minutes to appear
+	"nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 " + // two busy processors are no fault of the guest
+	"kpti=off mitigations=off nokaslr audit=0 apparmor=0 " + // page tables changed at each system call cost an emulator most of all
+	// Drivers that QEMU has no device for, and logins on a console where nobody types.
+	"systemd.mask=modprobe@configfs.service systemd.mask=modprobe@dm_mod.service systemd.mask=modprobe@drm.service " +
+	"systemd.mask=modprobe@efi_pstore.service systemd.mask=modprobe@fuse.service systemd.mask=modprobe@loop.service systemd.mask=getty.target " +
+	"quiet systemd.show_status=yes systemd.status_unit_format=name console=ttyAMA0" // each letter on the serial port has its price
 
 // Options say how to run a card.
 type Options struct {
-	Group   *process.Group
-	Card    string // file of the whole card; the guest writes to it
-	Dir     string // for kernel, console and socket
-	Name    string // of this start, for the console's file: consoles are kept
-	MQTT    string // HOST:PORT on this machine that leads to the guest's 1883
-	SSH     string // the same for 22
-	Key     string // private key of the user pi
-	Cut     bool   // start with the network cable pulled
-	Command string // in addition to cmdline.txt
-	Clock   string // what the board's clock says; empty: the right time
+	Group     *process.Group
+	Card      string // file of the whole card; the guest writes to it
+	Dir       string // for kernel, console and socket
+	Name      string // of this start, for the console's file: consoles are kept
+	MQTT      string // HOST:PORT on this machine that leads to the guest's 1883
+	SSH       string // the same for 22
+	Key       string // private key of the user pi
+	Unplugged bool   // start with the network cable pulled
+	Command   string // in addition to cmdline.txt
+	Clock     string // what the board's clock says; empty: the right time
 }
 
 // Guest is a card that runs.
@@ -60,26 +66,27 @@ func Start(o Options) (*Guest, error) {
 		return nil, fmt.Errorf("read the boot partition of %s: %w", o.Card, err)
 	}
 	// QEMU's serial port has another name than a Pi's, and is to be the console that units write to.
-	command = strings.ReplaceAll(command, "console=serial0,115200 ", "") + " " + o.Command + " " + patience + " console=ttyAMA0"
+	command = strings.ReplaceAll(command, "console=serial0,115200 ", "") + " " + o.Command + " " + emulated
 	forward := fmt.Sprintf("user,id=net,hostfwd=tcp:%s-:1883,hostfwd=tcp:%s-:22", o.MQTT, o.SSH)
 	args := []string{
 		"-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(o.Dir, "kernel8.img"), "-initrd", filepath.Join(o.Dir, "initramfs8"), "-append", command,
-		"-drive", "if=none,id=card,format=raw,file=" + o.Card, "-device", "virtio-blk-pci,drive=card",
+		// A flush of the guest's becomes a flush of the file: what the file's disk makes of one is the caller's.
+		"-drive", "if=none,id=card,format=raw,cache=writeback,file=" + o.Card, "-device", "virtio-blk-pci,drive=card,discard=off,write-zeroes=off",
 		"-netdev", forward, "-device", "virtio-net-pci,netdev=net,id=nic", "-device", "virtio-rng-pci",
 		"-serial", "file:" + g.console, "-qmp", "unix:" + g.socket() + ",server=on,wait=off",
 	}
 	if o.Clock != "" {
 		args = append(args, "-rtc", "base="+o.Clock)
 	}
-	if o.Cut {
+	if o.Unplugged {
 		args = append(args, "-S") // the cable is pulled before the first instruction
 	}
 	g.process, err = o.Group.Start(process.Spec{Name: "qemu " + o.Name, Path: Program, Args: args, Dir: o.Dir, Log: filepath.Join(o.Dir, o.Name+".qemu")})
 	if err != nil {
 		return nil, err
 	}
-	if o.Cut {
+	if o.Unplugged {
 		return g, g.commands(`{"execute":"set_link","arguments":{"name":"nic","up":false}}`, `{"execute":"cont"}`)
 	}
 	return g, nil
@@ -104,8 +111,11 @@ func (g *Guest) Console() string {
 	if err != nil {
 		return "" // nothing yet
 	}
-	return strings.ReplaceAll(string(b), "\r", "")
+	return decoration.ReplaceAllString(string(b), "")
 }
+
+// decoration is what a console's output has beside its text: colours, and \r.
+var decoration = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]|\r")
 
 // Tail returns the end of the console.
 func (g *Guest) Tail(lines int) string {

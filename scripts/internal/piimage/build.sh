@@ -4,7 +4,8 @@
 #
 #   build.sh FOLDER      makes FOLDER/pi-cloudinit.img.zst and FOLDER/pi-firstrun.img.zst (no cloud-init files: what bookworm has)
 #
-# Nothing is mounted on this machine, and nothing but FOLDER is written. Wants root (for owners and device nodes), and binfmt for arm64.
+# Debian's packages, unpacked and configured, are what takes long: they stay beside FOLDER in piroot-*.tar.zst, for the next version of the rest.
+# Nothing is mounted on this machine but binfmt_misc, where it is not. Wants root (for owners and device nodes).
 set -euo pipefail
 
 out=${1:?build.sh FOLDER}
@@ -15,6 +16,12 @@ work=$(mktemp -d "$out/.work.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 
 say() { echo "$(date -u +%T) $*" >&2; }
+
+emulation() { # lets this kernel run arm64 programs; where systemd runs it did this at boot
+  [ ! -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || return 0
+  mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+  update-binfmts --enable qemu-aarch64
+}
 
 base() { # the root file system: everything that needs running arm64 programs
   say "packages of Debian $suite for arm64 (minutes, under emulation)"
@@ -30,7 +37,8 @@ base() { # the root file system: everything that needs running arm64 programs
     --customize-hook='rm -f "$1"/tmp/*.deb' \
     "$suite" "$work/root.tar" "$mirror"
   tar -rf "$work/root.tar" -C "$work" --transform 's,^tmp/,kernel-package/,' tmp
-  mv "$work/root.tar" "$out/root.tar" # what takes long; the rest is done again when it fails
+  zstd -q -3 --rm "$work/root.tar" -o "$work/root.tar.zst"
+  mv "$work/root.tar.zst" "$packages"
 }
 
 kernel() { # the kernel, and the few modules that QEMU's machine and a card want
@@ -73,6 +81,21 @@ INIT
   (cd "$ram" && find . | cpio --quiet -o -H newc -R 0:0) | gzip -6 >"$work/initramfs8"
 }
 
+trim() { # what an emulator would spend minutes on and no test looks at
+  local unit
+  # Timers that begin with the first boot, and databases that the packages brought up to date already.
+  for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-pstore.service; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+  done
+  touch "$root/etc/.updated" "$root/var/.updated"
+  # Of cloud-init's some forty modules those that Holdfast's settings speak to; each stage stays, and with it what waits for it.
+  cat >"$root/etc/cloud/cloud.cfg.d/98_trimmed.cfg" <<'C'
+cloud_init_modules: [ bootcmd, set_hostname, update_hostname, update_etc_hosts, users-groups, ssh ]
+cloud_config_modules: [ timezone ]
+cloud_final_modules: [ final-message ]
+C
+}
+
 settings() { # what Raspberry Pi OS sets: where cloud-init looks, the mounts, the first user
   install -d "$root/boot/firmware" "$root/etc/cloud/cloud.cfg.d"
   cat >"$root/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg" <<'C'
@@ -96,7 +119,8 @@ C
 Description=Set the clock to 1970
 ConditionKernelCommandLine=test.clock1970
 DefaultDependencies=no
-Before=sysinit.target
+Before=local-fs-pre.target sysinit.target
+Wants=local-fs-pre.target
 [Service]
 Type=oneshot
 ExecStart=/bin/date -s @600
@@ -164,20 +188,21 @@ image() { # NAME WITH-CLOUD-INIT
   rm -f "$img" "$work/$1.fat"
 }
 
-for tool in mmdebstrap mkfs.vfat mcopy sfdisk mke2fs zstd cpio depmod python3.11; do
-  command -v "$tool" >/dev/null || { echo "build.sh: $tool is not installed (packages mmdebstrap dosfstools mtools fdisk e2fsprogs zstd cpio kmod python3.11)" >&2 && exit 1; }
+for tool in mmdebstrap update-binfmts qemu-aarch64-static mkfs.vfat mcopy sfdisk mke2fs zstd cpio depmod python3.11; do
+  command -v "$tool" >/dev/null || { echo "build.sh: $tool is not installed (packages mmdebstrap binfmt-support qemu-user-static dosfstools mtools fdisk e2fsprogs zstd cpio kmod python3.11)" >&2 && exit 1; }
 done
-[ -s "$out/root.tar" ] || base
+packages=$(dirname "$out")/piroot-$(declare -f base | sha256sum | cut -c1-12).tar.zst
+[ -s "$packages" ] || { emulation && base; }
 root=$work/root release=''
 mkdir "$root"
-tar -C "$root" --numeric-owner --exclude='./dev/*' -xf "$out/root.tar"
+tar -C "$root" --numeric-owner --exclude='./dev/*' -xf "$packages"
 kernel
 initrd
 settings
+trim
 say "root partition"
-truncate -s 1500M "$work/root.ext4"
+truncate -s $(($(du -sm "$root" | cut -f1) + 800))M "$work/root.ext4" # with room for the package, twice while it is upgraded, and the outbox
 mke2fs -q -t ext4 -L rootfs -O ^metadata_csum_seed,^orphan_file -d "$root" "$work/root.ext4"
 image pi-firstrun no
 image pi-cloudinit yes
-rm -f "$out/root.tar"
 say "done: $(du -h "$out"/*.zst | tr '\n\t' '  ')"

@@ -193,25 +193,26 @@ package() {
 }
 
 run() {
-  if [ ! -e "$here/holdfast.tar" ]; then
-    disarm holdfast-first-boot.service
-    return 0
+  # What was complete is not begun again: a cut while the archive was being deleted may have left a piece of it.
+  if [ -e "$here/holdfast.tar" ] && [ ! -e "$work/complete" ]; then
+    say "step: unpack"
+    unpack
+    user
+    restore
+    say "step: settings"
+    settings
+    say "step: install the package"
+    package
+    : >"$work/complete"
+    sync
   fi
-  say "step: unpack"
-  unpack
-  user
-  restore
-  say "step: settings"
-  settings
-  say "step: install the package"
-  package
-  sync
   say "step: remove secrets from the boot partition"
   rm -f "$here/holdfast-state.tar.gz"
   sync
   rm -f "$here/holdfast.tar"
-  rm -rf "$work"
+  sync
   disarm holdfast-first-boot.service
+  rm -rf "$work"
   sync
   say "this card is a node"
 }
