@@ -34,6 +34,7 @@ func cases() []testCase {
 		{name: "alone", about: "the agent's pod starts with no broker and no cloud-api", play: alone},
 		{name: "secret", about: "the agent's pod starts without the sidecar's Secret, and gets it later", play: withoutSecret},
 		{name: "users", about: "the agent's pod starts without the users' Secret, and gets it later", needs: ownListener, play: withoutUsers},
+		{name: "new-user", about: "a user is added to the users' Secret while the agent runs", needs: ownListener, play: newUser},
 		{name: "config", about: "an invalid ConfigMap is rolled out and taken back", play: invalidConfig},
 		{name: "read-only", about: "the agent's folder becomes read-only, and writable again", play: readOnly},
 		{name: "processor", about: "an image for another processor is rolled out and taken back", needs: given("--foreign", func(o options) bool { return o.foreign != "" }), play: foreignImage},

@@ -215,12 +215,23 @@ func (t *test) edgeSecrets(ctx context.Context, token string) (components string
 		}
 		return "[BASE/k3s/components/mosquitto]", apply(ctx, append(objects, more...)...)
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(t.password), bcrypt.MinCost)
-	if err != nil {
+	if t.users, err = usersSecret(map[string]string{mqttUser: t.password}); err != nil {
 		return "", err
 	}
-	t.users = secret(edgeNamespace, "holdfast-mqtt-users", map[string]string{"users": mqttUser + ":" + string(hash) + "\n"})
 	return "[]", apply(ctx, append(objects, t.users)...)
+}
+
+// usersSecret holds the file of the agent's users.
+func usersSecret(passwords map[string]string) (object, error) {
+	var lines string
+	for user, password := range passwords {
+		hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		if err != nil {
+			return nil, err
+		}
+		lines += user + ":" + string(hash) + "\n"
+	}
+	return secret(edgeNamespace, "holdfast-mqtt-users", map[string]string{"users": lines}), nil
 }
 
 func (t *test) edgeReady(ctx context.Context, limit time.Duration) error {

@@ -86,11 +86,16 @@ func (t *test) standstill() (longest func() time.Duration) {
 
 // acknowledges publishes one message of its own and tells how long it took until its PUBACK.
 func (t *test) acknowledges(ctx context.Context, limit time.Duration) (time.Duration, error) {
+	return t.acknowledgesTo(ctx, mqttUser, t.password, limit)
+}
+
+// acknowledgesTo does so as somebody else than the sensors' user.
+func (t *test) acknowledgesTo(ctx context.Context, user, password string, limit time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	begin, sent := time.Now(), false
 	p := mqtt.New(mqtt.Options{
-		Addr: t.relay.address(), ClientID: fmt.Sprintf("probe-%d", rand.Uint32()), Username: mqttUser, Password: t.password,
+		Addr: t.relay.address(), ClientID: fmt.Sprintf("probe-%d", rand.Uint32()), Username: user, Password: password,
 		Next: func() (mqtt.Message, bool) {
 			defer func() { sent = true }()
 			return mqtt.Message{Topic: "probe", Payload: []byte("?")}, !sent

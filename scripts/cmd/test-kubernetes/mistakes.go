@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,6 +34,36 @@ func withoutSecret(ctx context.Context, t *test) (string, error) {
 // withoutUsers shows that a missing Secret that is needed keeps the pod waiting with an event that names it.
 func withoutUsers(ctx context.Context, t *test) (string, error) {
 	return edgeHalf.withoutSecret(ctx, t.users)
+}
+
+// newUser shows that a changed Secret is taken up by the agent that runs.
+func newUser(ctx context.Context, t *test) (string, error) {
+	const name = "newcomer"
+	password := rand.Text()
+	if _, err := t.acknowledgesTo(ctx, name, password, 5*time.Second); err == nil {
+		return "", errors.New("somebody unknown had a PUBACK")
+	}
+	before, err := theOnly(ctx, edgeNamespace, edgeHalf.app)
+	if err != nil {
+		return "", err
+	}
+	users, err := usersSecret(map[string]string{mqttUser: t.password, name: password})
+	if err != nil {
+		return "", err
+	}
+	if err := apply(ctx, users); err != nil {
+		return "", err
+	}
+	t.users = users
+	took, err := t.acknowledgesTo(ctx, name, password, 4*time.Minute) // kubelets look once a minute or so
+	if err != nil {
+		return "", err
+	}
+	after, err := theOnly(ctx, edgeNamespace, edgeHalf.app)
+	if err == nil && (after.name != before.name || after.restarts[edgeHalf.app] != before.restarts[edgeHalf.app]) {
+		err = errors.New("the agent was started again for it")
+	}
+	return fmt.Sprintf("a PUBACK for him %.0f s after the Secret was changed, without a restart", took.Seconds()), err
 }
 
 // withoutAccess shows the same of the cloud's half.
