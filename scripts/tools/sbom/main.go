@@ -102,7 +102,7 @@ type dependency struct {
 // describe keeps the order of the build information, which is sorted by module path.
 func describe(info *debug.BuildInfo, name, sum string) bom {
 	root := component{
-		Type: "application", Ref: name, Name: name, Version: info.Main.Version,
+		Type: "application", Ref: name, Name: name, Version: version(info),
 		Hashes: []hash{{Algorithm: "SHA-256", Content: sum}},
 	}
 	b := bom{
@@ -122,6 +122,19 @@ func describe(info *debug.BuildInfo, name, sum string) bom {
 	}
 	b.Dependencies = []dependency{{Ref: name, DependsOn: refs}}
 	return b
+}
+
+// version is the commit that a program was built from where its module has no version of its own.
+func version(info *debug.BuildInfo) string {
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return info.Main.Version
 }
 
 // stdlib is a component too: most vulnerabilities of Go programs are reported against it.

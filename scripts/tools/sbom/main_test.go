@@ -37,6 +37,18 @@ func TestListOfARealProgram(t *testing.T) {
 	}
 }
 
+// A program's own version is its module's, and its commit where that has none.
+func TestVersionIsTheCommit(t *testing.T) {
+	info := &debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "c5ca95d"}}}
+	if got := version(info); got != "c5ca95d" {
+		t.Errorf("got %q, want the commit", got)
+	}
+	info.Main.Version = "v1.2.0"
+	if got := version(info); got != "v1.2.0" {
+		t.Errorf("got %q, want the module's version", got)
+	}
+}
+
 // A module that another one stands in for is listed as what was compiled; one that is a folder beside it has no address.
 func TestReplacedModules(t *testing.T) {
 	other := module(&debug.Module{Path: "example.com/a", Version: "v1.0.0", Replace: &debug.Module{Path: "example.com/b", Version: "v2.1.0", Sum: "h1:x"}})
