@@ -63,6 +63,8 @@ type Options struct {
 	Version   string
 	Logger    *slog.Logger
 	Gatherer  prometheus.Gatherer
+
+	Registerer prometheus.Registerer // of the API's own metrics; nil: none
 }
 
 // Server is the public listener.
@@ -70,6 +72,8 @@ type Server struct {
 	opt   Options
 	fiber *fiber.App
 	limit *limiter
+
+	counted *metrics
 }
 
 // requestTime bounds the work on one request.
@@ -77,12 +81,13 @@ const requestTime = 10 * time.Second
 
 // New returns a Server; Serve starts it. It fails when the dashboard does.
 func New(o Options) (*Server, error) {
-	s := &Server{opt: o, limit: newLimiter()}
+	s := &Server{opt: o, limit: newLimiter(), counted: newMetrics(o.Registerer)}
 	s.fiber = fiber.New(fiber.Config{
 		BodyLimit: 64 << 10, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		ReadBufferSize:        16 << 10, // headers: tokens of an identity provider are several KiB
 		DisableStartupMessage: true, ErrorHandler: problem.Handler(o.Logger),
 		StreamRequestBody: false,
+		ReduceMemoryUsage: true, // a connection that is idle or watches keeps no buffer for requests
 	})
 	s.fiber.Server().HeaderReceived = streamTimeouts
 	s.fiber.Use(requestID, accessLog(o.Logger), problem.Recover(o.Logger), securityHeaders)
@@ -100,7 +105,11 @@ func (s *Server) Shutdown(ctx context.Context) error { return s.fiber.ShutdownWi
 
 func (s *Server) healthz(r *request) error { return r.SendString("ok\n") }
 
+// metrics are of all agents together.
 func (s *Server) metrics(r *request) error {
+	if len(r.caller.Agents) > 0 {
+		return problem.New(http.StatusForbidden, "this needs a token that may see all agents")
+	}
 	return adaptor.HTTPHandler(promhttp.HandlerFor(s.opt.Gatherer, promhttp.HandlerOpts{}))(r.Ctx)
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -422,7 +423,7 @@ func TestRevokeAndAllow(t *testing.T) {
 
 // A token for some agents shows no other, in no list and under no address.
 func TestTokenForSomeAgents(t *testing.T) {
-	text, line := token(t, api.Caller{Name: "tenant", Role: api.Reader, Agents: []string{"a", "pi-*"}})
+	text, line := token(t, api.Caller{Name: "tenant", Role: api.Admin, Agents: []string{"a", "pi-*"}})
 	access, _, err := tokens(t, line)
 	if err != nil {
 		t.Fatal(err)
@@ -431,9 +432,12 @@ func TestTokenForSomeAgents(t *testing.T) {
 	for _, name := range []string{"a", "aa", "b", "pi-1"} {
 		s.agent(name)
 		s.commit(name, 1, "secret of "+name)
+		if err := s.store.Reject(t.Context(), store.Rejected{Agent: name, Why: "forged", Raw: []byte("zz"), Received: received}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	auth := []string{"Authorization", "Bearer " + text}
-	for _, path := range []string{"/v1/agents", "/v1/readings", "/v1/readings?order=desc", "/v1/readings?topic=%23"} {
+	for _, path := range []string{"/v1/agents", "/v1/readings", "/v1/readings?order=desc", "/v1/readings?topic=%23", "/v1/quarantine"} {
 		resp, b := s.do(http.MethodGet, path, nil, auth...)
 		if resp.StatusCode != 200 || !bytes.Contains(b, []byte(`"pi-1"`)) || bytes.Contains(b, []byte(`"aa"`)) || bytes.Contains(b, []byte(`"b"`)) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, b)
@@ -442,6 +446,11 @@ func TestTokenForSomeAgents(t *testing.T) {
 	for _, path := range []string{"/v1/agents/b", "/v1/agents/b/topics", "/v1/readings?agent=b", "/v1/live?agent=b", "/v1/series?agent=b&topic=t&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"} {
 		s.refused(404, http.MethodGet, path, nil, auth...)
 	}
+	for _, path := range []string{"/v1/agents/b/revoke", "/v1/agents/b/allow", "/v1/agents/b/acknowledge"} {
+		s.refused(404, http.MethodPost, path, nil, auth...)
+	}
+	s.refused(404, http.MethodGet, "/v1/quarantine/3", nil, auth...)
+	s.refused(403, http.MethodGet, "/metrics", nil, auth...)
 }
 
 // A token that is added or removed counts some seconds later; a file that is
@@ -492,7 +501,8 @@ func TestBadAccessFileIsRefused(t *testing.T) {
 	}
 }
 
-// A caller that asks too often is told to wait; others are not.
+// A caller that asks too often is told to wait; others are not. Who guesses tokens
+// is a caller too, by its address.
 func TestRateIsLimited(t *testing.T) {
 	one, line := token(t, api.Caller{Name: "one", Role: api.Reader})
 	two, line2 := token(t, api.Caller{Name: "two", Role: api.Reader})
@@ -501,18 +511,20 @@ func TestRateIsLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, access)
-	limited := false
-	for range 2000 {
-		resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+one)
-		if limited = resp.StatusCode == 429; limited {
-			if resp.Header.Get("Retry-After") == "" {
-				t.Error("no Retry-After")
+	for _, token := range []string{one, "a guess"} {
+		limited := false
+		for range 2000 {
+			resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+token)
+			if limited = resp.StatusCode == 429; limited {
+				if resp.Header.Get("Retry-After") == "" {
+					t.Error("no Retry-After")
+				}
+				break
 			}
-			break
 		}
-	}
-	if !limited {
-		t.Error("2000 requests in a row are answered")
+		if !limited {
+			t.Error("2000 requests in a row are answered")
+		}
 	}
 	if resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+two); resp.StatusCode != 200 {
 		t.Errorf("another caller: %d", resp.StatusCode)
@@ -578,11 +590,11 @@ func TestSeries(t *testing.T) {
 	s.refused(404, http.MethodGet, "/v1/series?agent=nobody&topic=t"+between, nil)
 }
 
-// events reads a stream of server-sent events until it has n of them.
-func (s *site) events(n int, path string, header ...string) (ids, data []string) {
+// live opens a stream of server-sent events: when it returns the stream watches.
+func (s *site) live(path string, header ...string) *bufio.Scanner {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
-	defer cancel()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	s.t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
 	if err != nil {
 		s.t.Fatal(err)
@@ -594,43 +606,47 @@ func (s *site) events(n int, path string, header ...string) (ids, data []string)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	s.t.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
 		s.t.Fatalf("%d %v", resp.StatusCode, resp.Header)
 	}
-	lines := bufio.NewScanner(resp.Body)
+	return bufio.NewScanner(resp.Body)
+}
+
+// events reads a stream until it has n events. An event without an id of its own
+// has an empty one.
+func events(lines *bufio.Scanner, n int) (ids, data []string) {
+	id := ""
 	for len(data) < n && lines.Scan() {
-		if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
-			ids = append(ids, id)
+		if v, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			id = v
 		}
-		if d, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
-			data = append(data, d)
+		if v, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			ids, data, id = append(ids, id), append(data, v), ""
 		}
 	}
 	return ids, data
 }
 
-// Live readings arrive as events beyond the server's write timeout, filtered,
-// and the id of the last one resumes.
+// Live readings arrive as events beyond the server's write timeout, filtered. The
+// last of those received together carries the id that resumes: who was cut off
+// between them gets all of them again.
 func TestLive(t *testing.T) {
 	s := open(t, nil)
 	s.agent("a")
 	s.agent("b")
-	got := make(chan []string)
-	go func() {
-		_, data := s.events(2, "/v1/live?agent=a&topic=plant/%2B")
-		got <- data
-	}()
+	live := s.live("/v1/live?agent=a&topic=plant/%2B")
 	time.Sleep(11 * time.Second) // longer than the write timeout of other answers
 	s.commit("b", 1, "of b")
 	s.commit("a", 1, "first")
-	s.commit("a", 2, "second")
-	if data := <-got; len(data) != 2 || !strings.Contains(data[0], `"payload":"first"`) || !strings.Contains(data[1], `"payload":"second"`) {
+	s.commit("a", 2, "second", "third")
+	_, data := events(live, 3)
+	if len(data) != 3 || !strings.Contains(data[0], `"payload":"first"`) || !strings.Contains(data[1], `"payload":"second"`) || !strings.Contains(data[2], `"payload":"third"`) {
 		t.Errorf("%v", data)
 	}
 	before := received.Add(-time.Second).UnixNano()
-	ids, data := s.events(3, "/v1/live", "Last-Event-ID", fmt.Sprint(before))
-	if len(data) != 3 || ids[0] != fmt.Sprint(received.UnixNano()) {
+	ids, data := events(s.live("/v1/live", "Last-Event-ID", fmt.Sprint(before)), 4)
+	if want := []string{"", "", "", fmt.Sprint(received.UnixNano())}; len(data) != 4 || !slices.Equal(ids, want) {
 		t.Errorf("resumed with %v %v", ids, data)
 	}
 	s.refused(400, http.MethodGet, "/v1/live", nil, "Last-Event-ID", "x")

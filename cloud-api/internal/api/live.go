@@ -41,8 +41,9 @@ func streamTimeouts(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	return fasthttp.RequestConfig{}
 }
 
-// live sends readings as server-sent events as they are stored. The id of an
-// event is its received time, so Last-Event-ID resumes.
+// live sends readings as server-sent events as they are stored. Their id is the
+// received time, which the readings of a frame share: the last of them carries it,
+// so that who was cut off within a frame gets all of it again.
 func (s *Server) live(r *request) error {
 	agent, topic := r.agent("agent"), r.text("topic")
 	if topic != "" && !store.ValidFilter(topic) {
@@ -109,18 +110,36 @@ func stream(b *bufio.Writer, conn net.Conn, batches <-chan []store.Reading, want
 }
 
 func writeEvents(b *bufio.Writer, batch []store.Reading, wanted func(*store.Reading) bool) error {
+	var before *store.Reading
 	for i := range batch {
 		rd := &batch[i]
 		if !wanted(rd) {
 			continue
 		}
-		data, err := json.Marshal(format.Of(rd))
-		if err != nil {
-			return err
+		if before != nil {
+			if err := writeEvent(b, before, rd.Received != before.Received); err != nil {
+				return err
+			}
 		}
-		if _, err := fmt.Fprintf(b, "id: %d\nevent: reading\ndata: %s\n\n", rd.Received, data); err != nil {
+		before = rd
+	}
+	if before == nil {
+		return nil
+	}
+	return writeEvent(b, before, true)
+}
+
+// writeEvent writes one event; last says that it is the last one received then.
+func writeEvent(b *bufio.Writer, rd *store.Reading, last bool) error {
+	data, err := json.Marshal(format.Of(rd))
+	if err != nil {
+		return err
+	}
+	if last {
+		if _, err := fmt.Fprintf(b, "id: %d\n", rd.Received); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err = fmt.Fprintf(b, "event: reading\ndata: %s\n\n", data)
+	return err
 }

@@ -43,10 +43,7 @@ func accessLog(log *slog.Logger) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		start := time.Now()
 		err := c.Next()
-		status := c.Response().StatusCode()
-		if err != nil {
-			status = statusOf(err)
-		}
+		status := statusAfter(c, err)
 		level := slog.LevelDebug
 		if status >= http.StatusInternalServerError {
 			level = slog.LevelWarn
@@ -57,10 +54,13 @@ func accessLog(log *slog.Logger) fiber.Handler {
 	}
 }
 
-func statusOf(err error) int {
+// statusAfter returns the status of the answer after a handler returned err.
+func statusAfter(c *fiber.Ctx, err error) int {
 	var p *problem.Problem
 	var fe *fiber.Error
 	switch {
+	case err == nil:
+		return c.Response().StatusCode()
 	case errors.As(err, &p):
 		return p.Status
 	case errors.As(err, &fe):

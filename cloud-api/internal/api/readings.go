@@ -114,7 +114,9 @@ func (s *Server) quarantine(r *request) error {
 		Next   int64             `json:"next,omitempty"`
 	}{Frames: []quarantinedJSON{}}
 	for i := range list {
-		out.Frames = append(out.Frames, quarantinedOf(&list[i]))
+		if r.caller.sees(list[i].Agent) {
+			out.Frames = append(out.Frames, quarantinedOf(&list[i]))
+		}
 	}
 	if len(list) == limit {
 		out.Next = list[limit-1].ID
@@ -130,6 +132,9 @@ func (s *Server) quarantined(r *request) error {
 	ctx, cancel := work()
 	defer cancel()
 	q, err := s.opt.Store.QuarantinedFrame(ctx, id)
+	if err == nil && !r.caller.sees(q.Agent) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return failure(err)
 	}

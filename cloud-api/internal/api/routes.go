@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -67,7 +68,7 @@ func path(p string) string { return strings.NewReplacer("{", ":", "}", "").Repla
 
 func (s *Server) routes() error {
 	for _, r := range Routes() {
-		s.fiber.Add(r.Method, path(r.Path), s.call(r))
+		s.fiber.Add(r.Method, path(r.Path), s.count(r.Path, s.call(r)))
 	}
 	var err error
 	if s.opt.Dashboard != nil {
@@ -77,16 +78,27 @@ func (s *Server) routes() error {
 	return err
 }
 
+// count keeps the route's metrics.
+func (s *Server) count(route string, next fiber.Handler) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		start := time.Now()
+		err := next(c)
+		s.counted.answered(route, statusAfter(c, err), time.Since(start))
+		return err
+	}
+}
+
 // call checks who asks, how often, and with which parameters.
 func (s *Server) call(r Route) fiber.Handler {
 	return func(c *fiber.Ctx) error {
-		who, err := s.opt.Access.caller(c, r.Role)
-		if err != nil {
-			return err
-		}
+		// Who is refused is counted too, by address.
+		who, refused := s.opt.Access.caller(c, r.Role)
 		if r.Path != "/healthz" && r.Path != "/readyz" && !s.limit.allow(who.key(c)) {
 			c.Set(fiber.HeaderRetryAfter, "1")
 			return problem.New(http.StatusTooManyRequests, "too many requests; send fewer than 50 a second")
+		}
+		if refused != nil {
+			return refused
 		}
 		p := parameters(c, r.Query)
 		if p.fault != nil {

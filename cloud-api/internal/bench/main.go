@@ -23,10 +23,10 @@ const help = `Usage: ./scripts/bench cloud [flags]
 
 Starts cloud-api with SQLite and with a PostgreSQL server of its own (Debian:
 postgresql), hands it frames as its sidecar does, and measures ingest, replay,
-memory, a chart and the dashboard. The generator of the load runs on the same cores.
+memory, a flood of bad events, a chart and the dashboard. The generator of the load runs on the same cores.
 
 Flags:
-  --only LIST      of sqlite, postgres, series, page (default: all)
+  --only LIST      of sqlite, postgres, flood, series, page (default: all)
   --rounds N       rounds of each figure of ingest; the median counts (default 3)
   --rows N         readings of a round (default 400000)
   --values N       readings that a chart looks among (default 10000000: minutes)
@@ -35,6 +35,9 @@ Flags:
                    system's temporary folder)
   --json           print the result as one JSON object on the last line too
 `
+
+// parts are what can be measured by itself.
+var parts = []string{"sqlite", "postgres", "flood", "series", "page"}
 
 type options struct {
 	only                        []string
@@ -56,7 +59,7 @@ func main() {
 
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench cloud", flag.ContinueOnError)
-	only := fs.String("only", "sqlite,postgres,series,page", "")
+	only := fs.String("only", strings.Join(parts, ","), "")
 	fs.IntVar(&o.rounds, "rounds", 3, "")
 	fs.IntVar(&o.rows, "rows", 400_000, "")
 	fs.IntVar(&o.values, "values", 10_000_000, "")
@@ -69,8 +72,8 @@ func parse(args []string) (o options, err error) {
 	}
 	o.only = strings.Split(*only, ",")
 	for _, name := range o.only {
-		if !slices.Contains([]string{"sqlite", "postgres", "series", "page"}, name) {
-			return o, fmt.Errorf("--only = %q: want some of sqlite, postgres, series, page", *only)
+		if !slices.Contains(parts, name) {
+			return o, fmt.Errorf("--only = %q: want some of %s", *only, strings.Join(parts, ", "))
 		}
 	}
 	if o.rounds < 1 || o.rows < frameRows*8 || o.values < 100_000 {
@@ -102,7 +105,7 @@ func run(ctx context.Context, args []string) (err error) {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"sqlite", b.sqlite}, {"postgres", b.postgres}, {"series", b.series}, {"page", b.page}} {
+	}{{"sqlite", b.sqlite}, {"postgres", b.postgres}, {"flood", b.flood}, {"series", b.series}, {"page", b.page}} {
 		if !slices.Contains(o.only, part.name) {
 			continue
 		}

@@ -94,7 +94,7 @@ func (a *App) ingest(c *fiber.Ctx) error {
 	// Not c.Body(): it decompresses without a bound.
 	raw, err := Payload(c.Get(fiber.HeaderContentType), c.Request().Body())
 	if err != nil {
-		a.opt.Logger.Warn("app: event without a frame", "error", err)
+		a.opt.Logger.Debug("app: event without a frame", "error", err)
 		raw = nil // goes the way of every other event that is no frame: counted, sampled, dropped
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), takeTime)

@@ -30,6 +30,10 @@ const (
 	// keyAge is how long a known key is used without asking the store: a device
 	// enrolled anew through another replica is heard after at most this time.
 	keyAge = 5 * time.Second
+	// doubtGap is how soon the store is asked again when a signature is not by a
+	// known key: a flood of forged frames must not become a flood of questions. A
+	// device with a new key is heard at once, or beside such a flood after this time.
+	doubtGap = time.Second
 	// maxKeys bounds the keys remembered.
 	maxKeys = 20_000
 	// sampleGap is the least time between two kept samples of rejected events,
@@ -76,6 +80,7 @@ type knownKey struct {
 	key     ed25519.PublicKey
 	revoked bool
 	at      time.Time
+	doubted time.Time // when a signature was last not by it
 }
 
 // New returns a Service.
@@ -140,7 +145,7 @@ func (s *Service) take(ctx context.Context, raw []byte, at time.Time) (string, e
 	}
 	frame := frameOf(f, at)
 	frame.Records = recs
-	res, err := s.opt.Store.Commit(ctx, frame)
+	res, err := s.commit(ctx, frame)
 	switch {
 	case errors.Is(err, store.ErrRevoked):
 		return s.refuse(ctx, f, at), nil
@@ -160,24 +165,37 @@ func (s *Service) verify(ctx context.Context, f *telemetry.SealedFrame, now time
 	s.mu.Lock()
 	k, ok := s.keys[name]
 	s.mu.Unlock()
-	if ok && now.Sub(k.at) < keyAge && f.Verify(k.key) == nil {
-		return k.allowed()
+	if ok && now.Sub(k.at) < keyAge {
+		err := f.Verify(k.key)
+		if err == nil {
+			return k.allowed()
+		}
+		if now.Sub(k.doubted) < doubtGap {
+			return err
+		}
 	}
 	a, err := s.opt.Store.Agent(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := f.Verify(a.Key); err != nil {
+	k = knownKey{key: a.Key, revoked: !a.RevokedAt.IsZero(), at: now}
+	if err = f.Verify(a.Key); err != nil {
+		k.doubted = now
+	}
+	s.learn(name, k)
+	if err != nil {
 		return err
 	}
+	return k.allowed()
+}
+
+func (s *Service) learn(name string, k knownKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.keys) >= maxKeys {
 		clear(s.keys)
 	}
-	k = knownKey{a.Key, !a.RevokedAt.IsZero(), now}
 	s.keys[name] = k
-	return k.allowed()
 }
 
 func (k *knownKey) allowed() error {
@@ -203,6 +221,13 @@ func records(f *telemetry.SealedFrame) ([]telemetry.Record, error) {
 	return recs, nil
 }
 
+func (s *Service) commit(ctx context.Context, f store.Frame) (store.Result, error) {
+	start := time.Now()
+	res, err := s.opt.Store.Commit(ctx, f)
+	s.metrics.commit.Observe(time.Since(start).Seconds())
+	return res, err
+}
+
 func frameOf(f *telemetry.SealedFrame, at time.Time) store.Frame {
 	h := &f.Header
 	return store.Frame{
@@ -215,11 +240,14 @@ func frameOf(f *telemetry.SealedFrame, at time.Time) store.Frame {
 // since sending it again would not help. What not even that can hold is
 // rejected to the agent.
 func (s *Service) quarantine(ctx context.Context, f *telemetry.SealedFrame, why error, at time.Time) (string, error) {
+	if f.Header.Last == 0 {
+		return s.reject(ctx, f.Header.Agent, why.Error(), f.Bytes(), at)
+	}
 	s.opt.Logger.Warn("ingest: frame quarantined", "agent", f.Header.Agent, "epoch", f.Header.Epoch.String(), "first", f.Header.First, "last", f.Header.Last, "error", why)
 	frame := frameOf(f, at)
 	// A copy: a store that is not waited for any more may still read it.
 	frame.Raw, frame.Why = bytes.Clone(f.Bytes()), why.Error()
-	res, err := s.opt.Store.Commit(ctx, frame)
+	res, err := s.commit(ctx, frame)
 	if errors.Is(err, store.ErrRevoked) {
 		return s.refuse(ctx, f, at), nil
 	}

@@ -375,6 +375,44 @@ func TestNewKeyIsHeardAtOnce(t *testing.T) {
 	}
 }
 
+// A flood of frames that somebody else signed in an agent's name asks the store
+// once in a while, and neither keeps the agent's own frames from being stored nor
+// a new key from being heard.
+func TestForgeriesAskSparingly(t *testing.T) {
+	b := setUp(t)
+	own := b.key
+	_, forger, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.key = forger
+	forged := b.frame(t, 1, "x")
+	b.key = own
+	start := time.Now()
+	for seq := range uint64(200) {
+		for range 5 {
+			if err := b.Take(t.Context(), forged); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Take(t.Context(), b.frame(t, seq+1, "x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most := 3 + int(time.Since(start)/doubtGap); b.db.asked > most || len(b.db.frames) != 200 || b.results(t, resultRejected) != 1000 {
+		t.Errorf("asked %d times, at most %d; %d frames", b.db.asked, most, len(b.db.frames))
+	}
+	b.db.keys["a"], b.key = forger.Public().(ed25519.PublicKey), forger
+	for deadline := time.Now().Add(time.Minute); len(b.db.frames) == 200; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the new key is not heard")
+		}
+		if err := b.Take(t.Context(), forged); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // No more frames are worked on than there are slots, and one that waits too long
 // for a slot comes again.
 func TestSlotsBoundTheWork(t *testing.T) {

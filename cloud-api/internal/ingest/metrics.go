@@ -12,6 +12,7 @@ type metrics struct {
 	frames     *prometheus.CounterVec
 	bytes      prometheus.Counter
 	seconds    prometheus.Histogram
+	commit     prometheus.Histogram
 	records    prometheus.Counter
 	duplicates prometheus.Counter
 	alarms     *prometheus.CounterVec
@@ -29,6 +30,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "cloud_ingest_frame_seconds", Help: "Time from a free slot to the commit.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
 		}),
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "cloud_ingest_commit_seconds", Help: "Of it, the time that the database took.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}),
 		records: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "cloud_ingest_records_total", Help: "Records stored.",
 		}),
@@ -40,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"kind"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.frames, m.bytes, m.seconds, m.records, m.duplicates, m.alarms)
+		reg.MustRegister(m.frames, m.bytes, m.seconds, m.commit, m.records, m.duplicates, m.alarms)
 	}
 	return m
 }

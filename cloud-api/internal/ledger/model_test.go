@@ -213,6 +213,22 @@ func TestManyRangesStayCheap(t *testing.T) {
 	}
 }
 
+// An epoch that ended and is all here takes some bytes, however many records it
+// had and in whatever order they came.
+func TestClosedEpochIsCompact(t *testing.T) {
+	e := &Epoch{Start: &telemetry.Start{Version: "1.0.0", PreviousLast: 1 << 30}}
+	for _, odd := range []uint64{1, 0} {
+		for n := uint64(2) - odd; n <= 20_000; n += 2 {
+			e.Hold(telemetry.Range{First: n*100 - 99, Last: n * 100})
+		}
+	}
+	last := telemetry.Epoch{Ordinal: 1 << 20, ID: [8]byte{1}}
+	e.Report(telemetry.OpenEpoch{Lowest: 2_000_001, Durable: 2_000_000, Trimmed: 2_000_000}, last, 1<<30, time.Unix(1780000000, 0))
+	if n := len(e.Encode()); n > 128 || e.Watermark() != 2_000_000 {
+		t.Errorf("%d bytes, watermark %d", n, e.Watermark())
+	}
+}
+
 // Adding at the end, as a device that sends in order does, costs no more when
 // there is much before it.
 func BenchmarkHoldInOrder(b *testing.B) {

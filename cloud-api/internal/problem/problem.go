@@ -34,8 +34,12 @@ func New(status int, detail string) *Problem {
 	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
 }
 
-// Write answers with p.
+// Write answers with p. Who is told to come later does so with a connection of
+// its own: a crowd that waits must not be held in memory.
 func Write(c *fiber.Ctx, p *Problem) error {
+	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
+		c.Response().SetConnectionClose()
+	}
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 // was: nobody waits for it, and it costs one indexed lookup.
 const maintainInterval = 5 * time.Second
 
-// maintain lets the store do what need not be done at once, until ctx ends. It
-// returns nil.
+// maintain lets the store do what need not be done at once, and shows what it says
+// of the fleet, until ctx ends. It returns nil.
 func (s *Server) maintain(ctx context.Context) error {
 	t := time.NewTicker(maintainInterval)
 	defer t.Stop()
@@ -21,7 +21,7 @@ func (s *Server) maintain(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		err := s.store.Maintain(ctx)
+		err := s.tend(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -32,4 +32,15 @@ func (s *Server) maintain(ctx context.Context) error {
 		}
 		failing = err != nil
 	}
+}
+
+func (s *Server) tend(ctx context.Context) error {
+	if err := s.store.Maintain(ctx); err != nil {
+		return err
+	}
+	now, err := s.store.Fleet(ctx)
+	if err == nil {
+		s.fleet.show(now)
+	}
+	return err
 }

@@ -45,6 +45,7 @@ type Server struct {
 	ingest   *ingest.Service
 	receipts *receipts.Service
 	feed     *feed.Feed
+	fleet    *fleet
 	api      *api.Server
 	app      *dapr.App
 
@@ -134,12 +135,13 @@ func (s *Server) build(version string, reg *prometheus.Registry) error {
 	})
 	s.ingest = ingest.New(ingest.Options{Store: s.store, Receipts: s.receipts, InHand: s.cfg.App.InHand, Logger: s.log, Registerer: reg})
 	s.app = dapr.NewApp(dapr.AppOptions{Taker: s.ingest, Token: appToken, Ready: func() bool { return !s.stopping.Load() }, Logger: s.log})
+	s.fleet = newFleet(reg)
 	s.feed = feed.New(feed.Options{Store: s.store, Logger: s.log, Registerer: reg})
 	enroller := &enrol.Service{Cloud: s.cfg.Name, Root: func() ed25519.PrivateKey { return s.keys.Ring().Root }, Store: s.store}
 	s.api, err = api.New(api.Options{
 		Tell:  func(agent string) { s.receipts.Due(agent, nil, nil) },
 		Store: s.store, Feed: s.feed, Enroller: enroller, Ready: s.ready, Access: access,
-		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg,
+		Dashboard: dashboard.Routes, Version: version, Logger: s.log, Gatherer: reg, Registerer: reg,
 	})
 	return err
 }

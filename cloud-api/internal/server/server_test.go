@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -249,57 +250,39 @@ func TestExportIsComplete(t *testing.T) {
 	}
 }
 
-// Frames in any number of copies at once, good ones among forged and broken
-// ones by the thousand, end with every good one stored once, and the server
-// still small.
-func TestFloodOfBadFramesHarmsNoGoodOne(t *testing.T) {
+// What stands in the database is in the metrics too: where the records of all
+// agents are, and the alarms, a hole among them, which no frame raises.
+func TestMetricsShowTheFleet(t *testing.T) {
 	c := start(t, settings(t))
 	key := c.device("a")
-	_, forger, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	e := telemetry.Epoch{Ordinal: 1}
-	forged := frame(t, "a", e, readings(1, []byte("forged")), forger)
-	stop := make(chan struct{})
-	var flood sync.WaitGroup
-	var dropped atomic.Int64
-	began := time.Now()
-	for range 4 {
-		flood.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				bad := [][]byte{forged, forged[:len(forged)/2], []byte("noise"), nil}[i%4]
-				if status := c.deliver(bad); status != 200 {
-					t.Errorf("bad frame: %d", status)
-					return
-				}
-				dropped.Add(1)
-			}
-		})
-	}
-	const frames = 60
-	for n := range uint64(frames) {
-		f := frame(t, "a", e, readings(n*10+1, make([][]byte, 10)...), key)
-		for range 2 {
-			if status := c.deliver(f); status != 200 {
-				t.Errorf("good frame: %d", status)
-			}
+	for _, lowest := range []uint64{1, 6} {
+		b, err := telemetry.EncodeFrame(telemetry.Header{
+			Agent: "a", Epoch: e, First: lowest, Last: lowest, OpenTotal: 1, Open: []telemetry.OpenEpoch{{Epoch: e, Lowest: lowest, Durable: lowest + 2}},
+		}, readings(lowest, []byte("x")), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status := c.deliver(b); status != http.StatusOK {
+			t.Fatal(status)
 		}
 	}
-	close(stop)
-	flood.Wait()
-	t.Logf("%.0f bad frames a second beside %d good ones", float64(dropped.Load())/time.Since(began).Seconds(), frames)
-	var a struct {
-		Watermark, Held, Readings uint64
+	if status := c.deliver(frame(t, "a", e, readings(7, []byte("x"), []byte("x")), key)); status != http.StatusOK {
+		t.Fatal(status)
 	}
-	c.get("/v1/agents/a", &a)
-	if a.Watermark != frames*10 || a.Held != frames*10 || a.Readings != frames*10 {
-		t.Errorf("%+v", a)
+	var text string
+	await(t, "a look at the fleet", func() bool {
+		_, b := c.do(http.MethodGet, c.public+"/metrics", nil)
+		text = string(b)
+		return strings.Contains(text, `cloud_fleet_records{place="held"} 4`)
+	})
+	for _, want := range []string{
+		`cloud_fleet_agents{state="allowed"} 1`, `cloud_fleet_records{place="missing"} 4`, "cloud_fleet_unexplained_records 4", `cloud_fleet_alarms{kind="hole"} 1`,
+		`cloud_fleet_alarms{kind="clone"} 0`, `cloud_ingest_commit_seconds_count 3`, `cloud_api_requests_total{route="/v1/enrol",status="2xx"} 1`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ type Merge struct {
 	Changed map[telemetry.Epoch]bool
 	Alarms  []Alarm
 	Sample  bool // the agent's backlog is to be noted
+	Keep    bool // the frame is to be kept raw: it is not, so far
 }
 
 // Needs returns the epochs whose ledgers Apply touches, ascending and without
@@ -90,7 +91,9 @@ func (m *Merge) hold() {
 	}
 	m.Changed[f.Epoch] = true
 	if f.Raw != nil {
+		was := m.own().Quarantined.Count()
 		m.own().Quarantine(f.Range())
+		m.Keep = m.own().Quarantined.Count() > was
 		return
 	}
 	m.Fresh = m.own().Fresh(f.Range())

@@ -54,6 +54,8 @@ type Store interface {
 	Agent(ctx context.Context, name string) (Agent, error)
 	// Agents returns up to limit agents after the name given, ascending.
 	Agents(ctx context.Context, after string, limit int) ([]Agent, error)
+	// Fleet sums up all agents and the alarms that stand.
+	Fleet(ctx context.Context) (Fleet, error)
 	// Epochs returns up to limit ledgers of an agent below the epoch given,
 	// newest first; the zero Epoch begins at the newest.
 	Epochs(ctx context.Context, agent string, below telemetry.Epoch, limit int) ([]Epoch, error)

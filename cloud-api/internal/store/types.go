@@ -51,6 +51,25 @@ type Agent struct {
 	Alarms      []Alarm
 }
 
+// Fleet is all agents together.
+type Fleet struct {
+	Agents      uint64
+	Revoked     uint64 // of them
+	Totals             // over all agents
+	Unexplained uint64 // seqs that are a hole for good
+	// Alarms is how many stand, by kind: of each, one an agent and epoch.
+	Alarms map[string]uint64
+}
+
+// MaxHoles bounds the agents whose holes one look at the fleet counts.
+const MaxHoles = 1000
+
+// AddHoles adds the holes of an agent, which are all the alarms that it has.
+func (f *Fleet) AddHoles(a *Agent) {
+	f.Unexplained += a.Unexplained
+	f.Alarms[AlarmHole] += uint64(len(a.Alarms))
+}
+
 // Sample is an agent's backlog at one time.
 type Sample struct {
 	At       time.Time
@@ -74,6 +93,9 @@ const (
 	AlarmRestored = "restored"  // the device was told that seqs are held, and they are not
 	AlarmReplaced = "replaced"  // the device began anew and forgot epochs that were still on it
 )
+
+// AlarmKinds are all of them.
+var AlarmKinds = []string{AlarmHole, AlarmClone, AlarmWentBack, AlarmClaims, AlarmRestored, AlarmReplaced}
 
 // Alarm is something that a person should look at. One of a kind is kept for
 // each agent and epoch.

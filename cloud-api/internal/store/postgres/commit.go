@@ -261,7 +261,7 @@ func (c *commit) queueNotes(b *pgx.Batch, m *store.Merge) {
 			ON CONFLICT (agent_id, kind, epoch) DO UPDATE SET detail = excluded.detail, last = excluded.last, count = old.count + 1`,
 			c.agent.ID, l.Kind, l.Epoch.String(), l.Detail, l.First.UnixNano(), l.Last.UnixNano())
 	}
-	if f.Raw != nil {
+	if m.Keep {
 		b.Queue("INSERT INTO quarantine (agent, trusted, epoch, first, last, why, size, received, raw) VALUES ($1, true, $2, $3, $4, $5, $6, $7, $8)",
 			f.Agent, f.Epoch.String(), int64(f.First), int64(f.Last), clean(f.Why), len(f.Raw), received, f.Raw)
 	}

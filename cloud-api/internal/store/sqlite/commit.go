@@ -144,13 +144,13 @@ func (s *session) save(m *store.Merge, ids map[telemetry.Epoch]int64) error {
 			return unavailable(fmt.Errorf("write alarm: %w", err))
 		}
 	}
+	if !m.Keep {
+		return nil
+	}
 	return s.saveRaw(m.Frame)
 }
 
 func (s *session) saveRaw(f *store.Frame) error {
-	if f.Raw == nil {
-		return nil
-	}
 	_, err := s.exec("INSERT INTO quarantine (agent, trusted, epoch, first, last, why, size, received, raw) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)",
 		f.Agent, f.Epoch.String(), int64(f.First), int64(f.Last), f.Why, len(f.Raw), f.Received.UnixNano(), f.Raw)
 	if err != nil {

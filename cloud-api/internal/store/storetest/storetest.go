@@ -49,6 +49,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		"UnknownAgentStoresNothing":       unknownAgentStoresNothing,
 		"QuarantineCountsAsHeld":          quarantineCountsAsHeld,
 		"QuarantineGivesWay":              quarantineGivesWay,
+		"QuarantineKeepsOnce":             quarantineKeepsOnce,
+		"FleetSumsUp":                     fleetSumsUp,
 		"SamplesAreBounded":               samplesAreBounded,
 		"SeqBeyondReachIsUnstorable":      seqBeyondReachIsUnstorable,
 		"TokenWorksOnceAndAgainForItsKey": tokenWorksOnceAndAgainForItsKey,
@@ -556,6 +558,51 @@ func quarantineGivesWay(t *testing.T, db Database) {
 	commit(t, st, bad) // comes again: what is held stays held
 	if a := find(t, st, "a"); a.Held != 3 || a.Quarantined != 7 {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A frame that cannot be stored is kept once however often it comes; one that
+// claims a seq beside those that are kept is kept too.
+func quarantineKeepsOnce(t *testing.T, db Database) {
+	st := open(t, db)
+	agent(t, st, "a")
+	for _, last := range []uint64{10, 10, 4, 11, 10} {
+		bad := frame("a", epoch(1), 1, last)
+		bad.Records, bad.Raw, bad.Why = nil, []byte("raw"), "broken"
+		commit(t, st, bad)
+	}
+	list, err := st.Quarantine(t.Context(), 0, 10)
+	if err != nil || len(list) != 2 || list[0].Seqs.Last != 11 || list[1].Seqs.Last != 10 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if a := find(t, st, "a"); a.Quarantined != 11 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// The fleet is the sum of its agents, with the alarms that stand.
+func fleetSumsUp(t *testing.T, db Database) {
+	st := open(t, db)
+	if f, err := st.Fleet(t.Context()); err != nil || f.Agents != 0 || f.Totals != (store.Totals{}) || len(f.Alarms) != 0 {
+		t.Errorf("of nobody: %+v, %v", f, err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		agent(t, st, name)
+	}
+	at := epoch(1)
+	commit(t, st, with(frame("a", at, 1, 5), telemetry.OpenEpoch{Epoch: at, Lowest: 1, Durable: 8}))
+	commit(t, st, with(frame("b", at, 1, 2), telemetry.OpenEpoch{Epoch: at, Lowest: 1, Durable: 2}))
+	commit(t, st, with(frame("b", at, 6, 6), telemetry.OpenEpoch{Epoch: at, Lowest: 6, Durable: 6}))
+	commit(t, st, with(frame("a", at, 1, 5), telemetry.OpenEpoch{Epoch: at, Lowest: 9, Durable: 3})) // cannot be
+	if err := st.Revoke(t.Context(), "c", sent); err != nil {
+		t.Fatal(err)
+	}
+	f, err := st.Fleet(t.Context())
+	if err != nil || f.Agents != 3 || f.Revoked != 1 || f.Totals != (store.Totals{Held: 8, OnDevice: 3, Missing: 3}) || f.Unexplained != 3 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if !maps.Equal(f.Alarms, map[string]uint64{store.AlarmHole: 1, store.AlarmClaims: 1}) {
+		t.Errorf("alarms %v", f.Alarms)
 	}
 }
 

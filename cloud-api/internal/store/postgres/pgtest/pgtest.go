@@ -28,6 +28,7 @@ type Server struct {
 	bin  string
 	args []string
 	cmd  *exec.Cmd
+	over chan struct{} // closed when cmd ended
 	log  bytes.Buffer
 	next atomic.Int64
 }
@@ -92,20 +93,38 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // Run starts the server again after Stop or Kill, and waits until it answers.
 func (s *Server) Run() error {
-	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), s.args...)
-	s.cmd.SysProcAttr, s.cmd.Dir = attributes(), s.dir
-	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
-	if err := s.cmd.Start(); err != nil {
+	cmd, over := exec.Command(filepath.Join(s.bin, "postgres"), s.args...), make(chan struct{})
+	cmd.SysProcAttr, cmd.Dir = attributes(), s.dir
+	cmd.Stdout, cmd.Stderr = &s.log, &s.log
+	if err := cmd.Start(); err != nil {
 		return err
 	}
+	s.cmd, s.over = cmd, over
+	go func() {
+		_ = cmd.Wait() // what it has to say is in the log
+		close(over)
+	}()
 	var err error
-	for range 200 {
+	for range 600 {
 		if err = s.exec("SELECT 1"); err == nil {
 			return nil
 		}
+		if s.Ended() {
+			return fmt.Errorf("server ended\n%s", s.log.String())
+		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return fmt.Errorf("server does not answer: %w\n%s", err, s.log.String())
+	return fmt.Errorf("server does not answer: %w", err)
+}
+
+// Ended reports whether the server ended, by itself or not.
+func (s *Server) Ended() bool {
+	select {
+	case <-s.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // Kill ends the server as a crash does: no checkpoint, no goodbye.
@@ -113,14 +132,13 @@ func (s *Server) Kill() error { return s.end(syscall.SIGQUIT) }
 
 // end sends the signal and waits.
 func (s *Server) end(sig syscall.Signal) error {
-	if s.cmd == nil {
+	if s.cmd == nil || s.Ended() {
 		return nil
 	}
-	if err := s.cmd.Process.Signal(sig); err != nil {
+	if err := s.cmd.Process.Signal(sig); err != nil && !s.Ended() {
 		return err
 	}
-	_ = s.cmd.Wait() // its exit status follows from the signal
-	s.cmd = nil
+	<-s.over
 	return nil
 }
 
@@ -133,6 +151,27 @@ func (s *Server) Stop() error {
 func (s *Server) Database() (string, error) {
 	name := fmt.Sprintf("test%d", s.next.Add(1))
 	return s.dsn(name), s.exec("CREATE DATABASE " + name)
+}
+
+// DatabaseIn makes an empty database whose tables lie in a folder of its own.
+func (s *Server) DatabaseIn(dir string) (string, error) {
+	n := s.next.Add(1)
+	name := fmt.Sprintf("test%d", n)
+	return s.dsn(name), errors.Join(give(dir), s.exec(fmt.Sprintf("CREATE TABLESPACE space%d LOCATION '%s'", n, dir)), s.exec(fmt.Sprintf("CREATE DATABASE %s TABLESPACE space%d", name, n)))
+}
+
+// MoveLog puts the write-ahead log into a folder, as an administrator does, and
+// starts the server anew.
+func (s *Server) MoveLog(dir string) error {
+	if err := s.end(syscall.SIGINT); err != nil {
+		return err
+	}
+	from, to := filepath.Join(s.data(), "pg_wal"), filepath.Join(dir, "pg_wal")
+	move := exec.Command("mv", from, to) // across file systems, with its owner
+	if out, err := move.CombinedOutput(); err != nil {
+		return fmt.Errorf("mv: %w\n%s", err, out)
+	}
+	return errors.Join(give(dir), os.Symlink(to, from), s.Run())
 }
 
 func (s *Server) dsn(database string) string {
