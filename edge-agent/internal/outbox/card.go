@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -30,7 +30,6 @@ type card struct {
 
 type cardFile struct {
 	name  string
-	size  int64
 	pack  bool
 	heads []head
 	err   error // what is wrong with it
@@ -54,13 +53,10 @@ func openCard(dir string) (*card, error) {
 	for _, d := range entries {
 		name := d.Name()
 		_, _, _, ok := parseName(name)
-		pack := strings.HasPrefix(name, prefixPack) && strings.HasSuffix(name, suffixSegment)
-		info, err := d.Info()
+		pack := isPack(name)
 		switch {
-		case err != nil:
-			return nil, errors.Join(err, c.close())
 		case ok || pack:
-			f := &cardFile{name: name, size: info.Size(), pack: pack}
+			f := &cardFile{name: name, pack: pack}
 			f.err = c.with(f, func(r *reader) (err error) { f.heads, err = r.heads(); return err })
 			c.files = append(c.files, f)
 		case name != nameLock && name != nameSpare:
@@ -70,7 +66,7 @@ func openCard(dir string) (*card, error) {
 	if c.lock == nil && len(c.files) == 0 {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNoOutbox)
 	}
-	sort.SliceStable(c.files, func(i, j int) bool { return c.files[i].name < c.files[j].name })
+	slices.SortStableFunc(c.files, func(a, b *cardFile) int { return strings.Compare(a.name, b.name) })
 	return c, nil
 }
 
@@ -89,19 +85,13 @@ func (c *card) close() error {
 	return c.lock.Close()
 }
 
-// with opens a file, calls fn and closes it.
-func (c *card) with(f *cardFile, fn func(*reader) error) (err error) {
-	file, r, err := openSealed(filepath.Join(c.dir, f.name), f.pack)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	return fn(r)
+func (c *card) with(f *cardFile, fn func(*reader) error) error {
+	return withSealed(filepath.Join(c.dir, f.name), f.pack, fn)
 }
 
 // Verify reads every record of the outbox in dir, changes nothing, and writes to
-// w what it found. It returns ErrDamage when a segment is not right, and
-// ErrLocked while an agent uses the folder.
+// w what it found. It returns ErrDamage when a segment is not right or one is
+// missing, and ErrLocked while an agent uses the folder.
 func Verify(dir string, w io.Writer) error {
 	c, err := openCard(dir)
 	if err != nil {
@@ -131,11 +121,40 @@ func Verify(dir string, w io.Writer) error {
 			return errors.Join(err, c.close())
 		}
 	}
+	var holes []telemetry.EpochRange
+	if bad == 0 { // in a damaged folder it cannot be told what should be there
+		holes = c.holes()
+	}
+	for _, h := range holes {
+		_, _ = fmt.Fprintf(w, "HOLE     %s %d to %d: nothing in this folder accounts for them\n", h.Epoch, h.Seqs.First, h.Seqs.Last)
+	}
 	_, err = fmt.Fprintf(w, "%d segments, %d damaged, %d records\n", len(c.files), bad, records)
-	if err == nil && bad > 0 {
-		err = fmt.Errorf("%w: %d of %d segments", ErrDamage, bad, len(c.files))
+	if err == nil && bad+len(holes) > 0 {
+		err = fmt.Errorf("%w: %d of %d segments, %d holes", ErrDamage, bad, len(c.files), len(holes))
 	}
 	return errors.Join(err, c.close())
+}
+
+// holes returns what lies between the records of an epoch and is neither receipted
+// nor given up: as where a whole file has gone.
+func (c *card) holes() (out []telemetry.EpochRange) {
+	have, states := map[telemetry.Epoch]ranges.Set{}, c.states()
+	for _, h := range c.heads() {
+		if h.Seqs.Len() > 0 {
+			have[h.Epoch] = have[h.Epoch].Add(h.Seqs)
+		}
+	}
+	for id, s := range have {
+		last := s[len(s)-1].Last
+		if e := states[id]; e != nil {
+			s, last = s.Union(e.given()), max(last, e.last)
+		}
+		for _, seqs := range s.Missing(telemetry.Range{First: 1, Last: last}) {
+			out = append(out, telemetry.EpochRange{Epoch: id, Seqs: seqs})
+		}
+	}
+	slices.SortFunc(out, func(a, b telemetry.EpochRange) int { return inOrder(a.Epoch, a.Seqs.First, b.Epoch, b.Seqs.First) })
+	return out
 }
 
 // verify reads all of a file and returns how many records are in it.
@@ -191,12 +210,11 @@ func (c *card) readable(f *cardFile) (uint64, error) {
 
 // salvage calls fn with the good records of a damaged file, each once, in order.
 func (c *card) salvage(f *cardFile, fn func(telemetry.Epoch, telemetry.Record) error) (err error) {
-	file, err := os.Open(filepath.Join(c.dir, f.name))
+	w, err := openWreck(filepath.Join(c.dir, f.name), f.pack)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	w := newWreck(file, f.size, f.pack)
+	defer func() { err = errors.Join(err, w.file.Close()) }()
 	_, seqs, sealed, _ := parseName(f.name)
 	var in telemetry.Epoch
 	next := uint64(0)
@@ -261,12 +279,7 @@ func (c *card) heads() []head {
 	for _, f := range c.files {
 		out = append(out, f.heads...)
 	}
-	sort.SliceStable(out, func(i, j int) bool {
-		if n := out[i].Epoch.Compare(out[j].Epoch); n != 0 {
-			return n < 0
-		}
-		return out[i].Seqs.First < out[j].Seqs.First
-	})
+	slices.SortStableFunc(out, compareHeads)
 	return out
 }
 
@@ -275,7 +288,7 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	out := map[telemetry.Epoch]*epoch{}
 	var newest *cardFile
 	for _, f := range c.files {
-		if f.err == nil && !f.pack && (newest == nil || newest.heads[0].before(&f.heads[0])) {
+		if f.err == nil && !f.pack && (newest == nil || compareHeads(newest.heads[0], f.heads[0]) < 0) {
 			newest = f
 		}
 	}
@@ -292,7 +305,4 @@ func (c *card) states() map[telemetry.Epoch]*epoch {
 	return out
 }
 
-func (h *head) before(g *head) bool {
-	c := h.Epoch.Compare(g.Epoch)
-	return c < 0 || c == 0 && h.Seqs.First < g.Seqs.First
-}
+func compareHeads(g, h head) int { return inOrder(g.Epoch, g.Seqs.First, h.Epoch, h.Seqs.First) }

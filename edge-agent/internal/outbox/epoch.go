@@ -118,21 +118,12 @@ func (e *epoch) open() telemetry.OpenEpoch {
 func (e *epoch) addRun(r *run) {
 	r.file.undone++
 	i := sort.Search(len(e.runs), func(i int) bool { return e.runs[i].seqs.First > r.seqs.First })
-	e.runs = append(e.runs, nil)
-	copy(e.runs[i+1:], e.runs[i:])
-	e.runs[i] = r
+	e.runs = slices.Insert(e.runs, i, r)
 	e.last = max(e.last, r.seqs.Last)
 }
 
 func (e *epoch) removeFile(f *segment) {
-	keep := e.runs[:0]
-	for _, r := range e.runs {
-		if r.file != f {
-			keep = append(keep, r)
-		}
-	}
-	clear(e.runs[len(keep):])
-	e.runs = keep
+	e.runs = slices.DeleteFunc(e.runs, func(r *run) bool { return r.file == f })
 }
 
 // explain notes that a durable loss record gives seqs up. Each record stands for

@@ -74,12 +74,11 @@ func (o *Outbox) sealedFiles() []*segment {
 // age returns how old the youngest record of a file is at least, and how many
 // readings the file holds.
 func (o *Outbox) age(f *segment, at telemetry.Instant) (youngest time.Duration, readings uint64, err error) {
-	file, rd, err := openSealed(filepath.Join(o.opts.Dir, f.name), f.pack)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	heads, err := rd.heads()
+	var heads []head
+	err = withSealed(filepath.Join(o.opts.Dir, f.name), f.pack, func(rd *reader) (err error) {
+		heads, err = rd.heads()
+		return err
+	})
 	for i, h := range heads {
 		readings += h.Readings
 		age := o.ranBase + at.Boot - h.Ran

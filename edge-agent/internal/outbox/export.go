@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sort"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -150,7 +150,7 @@ func (c *card) inOrder() (runs []cardRun, bad int) {
 			runs = append(runs, cardRun{h, f})
 		}
 	}
-	sort.SliceStable(runs, func(i, j int) bool { return runs[i].before(&runs[j].head) })
+	slices.SortStableFunc(runs, func(a, b cardRun) int { return compareHeads(a.head, b.head) })
 	return runs, bad
 }
 

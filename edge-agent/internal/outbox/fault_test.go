@@ -24,6 +24,7 @@ type nth struct {
 	op     powercut.Op
 	n      int
 	errno  syscall.Errno
+	only   string // files whose names begin so; empty: all
 	seen   int
 	hit    bool
 	name   string // of the file it hit
@@ -36,7 +37,7 @@ func (f *nth) fault(op powercut.Op, name string) syscall.Errno {
 	if f.hit && f.op == powercut.Sync && op == powercut.Sync && name == f.name {
 		f.resync++
 	}
-	if op != f.op {
+	if op != f.op || !strings.HasPrefix(name, f.only) {
 		return 0
 	}
 	if f.seen++; f.seen == f.n {

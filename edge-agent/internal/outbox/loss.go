@@ -19,10 +19,14 @@ const maxCarried = 256
 
 func (o *Options) carriedBytes() int { return int(max(minSegment, o.SegmentBytes) / 16) }
 
-func (o *Outbox) lossItem(l *telemetry.Loss, done func(uint64, error)) item {
+// lossItem makes an item of a loss record; lost is how many readings it is the first
+// to call lost.
+func (o *Outbox) lossItem(l *telemetry.Loss, lost uint64, done func(uint64, error)) item {
 	rec := telemetry.Record{At: o.opts.Now(), Kind: telemetry.KindLoss, Loss: l}
-	return item{rec: rec, size: recordSize(&rec), done: done}
+	return item{rec: rec, size: recordSize(&rec), lost: lost, done: done}
 }
+
+func nobody(uint64, error) {}
 
 // Explain appends a loss record for seqs that the device does not have, and
 // returns when it is durable. It returns ErrNeverMade for seqs that this device
@@ -59,7 +63,7 @@ func (o *Outbox) explain(l *telemetry.Loss, done func(uint64, error)) error {
 	case e.stored().Overlaps(l.Seqs):
 		return fmt.Errorf("%w: epoch %s, %d to %d is on the device in part", ErrDraft, l.Epoch, l.Seqs.First, l.Seqs.Last)
 	}
-	o.inside = append(o.inside, o.lossItem(l, done))
+	o.inside = append(o.inside, o.lossItem(l, l.Count, done))
 	return nil
 }
 
@@ -67,29 +71,29 @@ func (o *Outbox) explain(l *telemetry.Loss, done func(uint64, error)) error {
 // records for them, and those that were in the segment itself, become durable,
 // then the file goes.
 func (o *Outbox) giveUp(f *segment, reason telemetry.Reason) error {
-	losses, err := o.lossesFor(f, reason)
+	items, err := o.lossesFor(f, reason)
+	if err != nil {
+		return wanting(err)
+	}
+	freeing := o.freeing
+	o.freeing = true // what says so must not give up more, and not this one again
+	_, err = o.commitOwn(items)
+	o.freeing = freeing
 	if err != nil {
 		return err
 	}
-	items := make([]item, len(losses))
-	var count, size uint64
-	for i, l := range losses {
-		items[i] = o.lossItem(l, func(uint64, error) {})
-		if l.Reason == reason {
-			count, size = count+l.Count, size+l.Bytes
-		}
+	var lost uint64
+	for _, it := range items {
+		lost += it.lost
 	}
-	if _, err := o.commitOwn(items); err != nil {
-		return err
-	}
-	o.log.Warn("outbox: segment given up", "segment", f.name, "reason", reason.String(), "readings", count, "bytes", size)
+	o.log.Warn("outbox: segment given up", "segment", f.name, "reason", reason.String(), "readings", lost)
 	return o.discard(f)
 }
 
 func (o *Outbox) drop(f *segment) error { return o.giveUp(f, telemetry.ReasonDropped) }
 
 // lossesFor returns the loss records that must be durable before f goes.
-func (o *Outbox) lossesFor(f *segment, reason telemetry.Reason) ([]*telemetry.Loss, error) {
+func (o *Outbox) lossesFor(f *segment, reason telemetry.Reason) ([]item, error) {
 	o.mu.Lock()
 	runs := append([]*run(nil), f.runs...)
 	missing := make([]ranges.Set, len(runs))
@@ -106,11 +110,16 @@ func (o *Outbox) lossesFor(f *segment, reason telemetry.Reason) ([]*telemetry.Lo
 	} else {
 		defer func() { _ = file.Close() }() // only read
 	}
-	var out []*telemetry.Loss
+	var out []item
 	for i, r := range runs {
 		for _, seqs := range missing[i] {
 			l := tally(rd, r, seqs, reason)
-			out = append(append(out, l), o.carried(rd, r, seqs)...)
+			lost := l.Count
+			told := o.carried(rd, r, seqs, l)
+			out = append(out, o.lossItem(l, lost, nobody))
+			for _, l := range told {
+				out = append(out, o.lossItem(l, 0, nobody))
+			}
 		}
 	}
 	return out, nil
@@ -143,19 +152,21 @@ func tally(rd *reader, r *run, seqs telemetry.Range, reason telemetry.Reason) *t
 }
 
 // carried returns copies of the loss records that lie in seqs of a run: they are
-// not receipted, so what they explain would go unexplained with them.
-func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range) []*telemetry.Loss {
+// not receipted, so what they explain would go unexplained with them. What is too
+// much of oversized messages is counted in all, the loss of seqs itself.
+func (o *Outbox) carried(rd *reader, r *run, seqs telemetry.Range, all *telemetry.Loss) []*telemetry.Loss {
 	var out []*telemetry.Loss
 	oversized, room := 0, o.opts.carriedBytes()
 	err := eachLoss(rd, r, seqs, func(_ uint64, l *telemetry.Loss) {
+		size := recordSize(&telemetry.Record{Loss: l})
 		switch {
 		case l.Oversized == nil:
 			out = appendLossRecord(out, l)
-		case oversized < maxCarried:
-			if room -= recordSize(&telemetry.Record{Loss: l}); room >= 0 {
-				oversized++
-				out = append(out, l)
-			}
+		case oversized < maxCarried && room >= size:
+			oversized, room = oversized+1, room-size
+			out = append(out, l)
+		default:
+			all.Count, all.Bytes = all.Count+l.Count, all.Bytes+l.Bytes
 		}
 	})
 	if err != nil {

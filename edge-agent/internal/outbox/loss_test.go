@@ -165,7 +165,7 @@ func TestOwnRecordsGoInSmallCommits(t *testing.T) {
 	told := map[uint64]bool{}
 	for i := range 2000 {
 		l := &telemetry.Loss{Epoch: testEpoch, Seqs: seqs(uint64(3*i+1), uint64(3*i+2)), Reason: telemetry.ReasonCorrupt}
-		items = append(items, box.lossItem(l, func(seq uint64, err error) { told[seq] = err == nil }))
+		items = append(items, box.lossItem(l, 0, func(seq uint64, err error) { told[seq] = err == nil }))
 	}
 	if left, err := box.commitOwn(items); len(left) > 0 || err != nil {
 		t.Fatalf("%d are left: %v", len(left), err)

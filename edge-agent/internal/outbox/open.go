@@ -1,13 +1,18 @@
 package outbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
@@ -56,20 +61,20 @@ func (o *Outbox) load() error {
 }
 
 func (o *Outbox) sortLocked() {
-	sort.Slice(o.order, func(i, j int) bool { return o.order[i].id.Compare(o.order[j].id) < 0 })
-	sort.SliceStable(o.files, func(i, j int) bool { return o.files[i].before(o.files[j]) })
+	slices.SortFunc(o.order, func(a, b *epoch) int { return a.id.Compare(b.id) })
+	slices.SortStableFunc(o.files, compareFiles)
 }
 
-// before orders files by the oldest record in them.
-func (f *segment) before(g *segment) bool {
+// compareFiles orders files by the oldest record in them.
+func compareFiles(f, g *segment) int {
 	if len(f.runs) == 0 || len(g.runs) == 0 {
-		return len(f.runs) > len(g.runs)
+		return cmp.Compare(len(g.runs), len(f.runs))
 	}
-	a, b := f.runs[0], g.runs[0]
-	if c := a.epoch.id.Compare(b.epoch.id); c != 0 {
-		return c < 0
-	}
-	return a.seqs.First < b.seqs.First
+	return compareRuns(f.runs[0], g.runs[0])
+}
+
+func compareRuns(a, b *run) int {
+	return inOrder(a.epoch.id, a.seqs.First, b.epoch.id, b.seqs.First)
 }
 
 // epochLocked returns what is known of an epoch, making it known.
@@ -80,9 +85,7 @@ func (o *Outbox) epochLocked(id telemetry.Epoch) *epoch {
 	e := &epoch{id: id, changes: &o.changes}
 	o.epochs[id] = e
 	i := sort.Search(len(o.order), func(i int) bool { return o.order[i].id.Compare(id) > 0 })
-	o.order = append(o.order, nil)
-	copy(o.order[i+1:], o.order[i:])
-	o.order[i] = e
+	o.order = slices.Insert(o.order, i, e)
 	return e
 }
 
@@ -96,7 +99,9 @@ func (o *Outbox) admit(name string) (*segment, error) {
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case strings.HasSuffix(name, suffixTemp), name == nameSpare:
+	case name == nameSpare:
+		return nil, o.adoptSpare(path, info)
+	case strings.HasSuffix(name, suffixTemp):
 		return nil, os.Remove(path)
 	case strings.HasSuffix(name, suffixBad):
 		o.stat.quarantined++
@@ -104,7 +109,7 @@ func (o *Outbox) admit(name string) (*segment, error) {
 		return nil, nil
 	}
 	f := &segment{name: name, size: info.Size()}
-	if strings.HasPrefix(name, prefixPack) && strings.HasSuffix(name, suffixSegment) {
+	if isPack(name) {
 		f.pack = true
 		return f, o.admitPack(f, path)
 	}
@@ -117,6 +122,17 @@ func (o *Outbox) admit(name string) (*segment, error) {
 	}
 	o.addRunLocked(f, e, seqs)
 	return f, nil
+}
+
+// adoptSpare takes over the room that a process before set aside: somebody else may
+// have filled the disk since, and without a segment nothing could make room.
+func (o *Outbox) adoptSpare(path string, info fs.FileInfo) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.Size() > 0 || st.Blocks*512 < minSegment || o.opts.ReserveBytes < 0 {
+		return os.Remove(path)
+	}
+	o.spare = min(st.Blocks*512, o.opts.SegmentBytes)
+	return nil
 }
 
 func (o *Outbox) addRunLocked(f *segment, id telemetry.Epoch, seqs telemetry.Range) {
@@ -159,6 +175,9 @@ func trailerOf(path string) ([]head, error) {
 func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error {
 	var h head
 	var used int64
+	if err := o.harden(f); err != nil {
+		return err
+	}
 	err := o.readTwice(f, func(r *reader) (err error) {
 		h, err = r.end(e, first)
 		used = r.f.Used()
@@ -178,20 +197,31 @@ func (o *Outbox) recoverLive(f *segment, e telemetry.Epoch, first uint64) error 
 	return o.finish(f, used)
 }
 
+// harden makes durable what is in a file that a process before was writing to, and
+// has it read from the disk: that process may have been killed before its last
+// fsync, or ended because that failed, and then what the kernel remembers is not
+// what a power cut leaves. Nobody is to be shown that.
+func (o *Outbox) harden(f *segment) error {
+	if o.opts.noSync {
+		return nil
+	}
+	file, err := os.OpenFile(filepath.Join(o.opts.Dir, f.name), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = file.Sync()
+	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // a file system without a cache need not know it
+	return errors.Join(err, file.Close())
+}
+
 // readTwice calls fn with a file, and notes in it when it proves damaged. What the
 // card failed to read it may read at the second try. It returns errors that are
 // no damage.
 func (o *Outbox) readTwice(f *segment, fn func(*reader) error) error {
-	read := func() error {
-		file, r, err := openSealed(filepath.Join(o.opts.Dir, f.name), f.pack)
-		if err != nil {
-			return err
-		}
-		return errors.Join(fn(r), file.Close())
-	}
-	err := read()
+	path := filepath.Join(o.opts.Dir, f.name)
+	err := withSealed(path, f.pack, fn)
 	if errors.Is(err, syscall.EIO) {
-		err = read()
+		err = withSealed(path, f.pack, fn)
 	}
 	if isDamage(err) {
 		f.bad, err = err, nil

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -84,12 +84,7 @@ func (o *Outbox) pack(files []*segment) error {
 			return o.suspect(f, err)
 		}
 	}
-	sort.SliceStable(runs, func(i, j int) bool {
-		if c := runs[i].epoch.id.Compare(runs[j].epoch.id); c != 0 {
-			return c < 0
-		}
-		return runs[i].seqs.First < runs[j].seqs.First
-	})
+	slices.SortStableFunc(runs, compareRuns)
 	p, err := o.newPacker()
 	if err != nil {
 		return err
@@ -131,7 +126,7 @@ func (o *Outbox) suspect(f *segment, err error) error {
 		o.condemn(f, err)
 		return errors.Join(errNoRoom, err)
 	}
-	return err
+	return wanting(err)
 }
 
 func (o *Outbox) packRun(p *packer, r *run) error {
@@ -172,10 +167,7 @@ func (o *Outbox) newPacker() (*packer, error) {
 	path := filepath.Join(o.opts.Dir, prefixPack+hex.EncodeToString(id[:])+suffixSegment)
 	db, err := openBolt(path+suffixTemp, 1<<20, true)
 	if err != nil {
-		if noSpace(err) {
-			err = errors.Join(errNoRoom, err)
-		}
-		return nil, errors.Join(err, os.Remove(path+suffixTemp))
+		return nil, errors.Join(wanting(err), os.Remove(path+suffixTemp))
 	}
 	return &packer{writer: writer{db: db, pack: true}, path: path, noSync: o.opts.noSync}, nil
 }
@@ -247,17 +239,20 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 		})
 	}
 	err = errors.Join(err, p.close())
-	if err != nil || len(p.runs) == 0 {
-		if noSpace(err) {
-			err = errors.Join(errNoRoom, err)
-		}
-		return errors.Join(err, os.Remove(p.path+suffixTemp))
+	trailer := encodeTrailer(p.runs)
+	if err == nil && len(p.runs) > 0 {
+		err = p.end(used, trailer)
 	}
-	size, err := p.publish(used)
+	if err != nil || len(p.runs) == 0 {
+		return errors.Join(wanting(err), os.Remove(p.path+suffixTemp))
+	}
+	if err = os.Rename(p.path+suffixTemp, p.path); err == nil {
+		err = syncDir(o.opts.Dir)
+	}
 	if err != nil {
 		return fatal(err)
 	}
-	f := &segment{name: filepath.Base(p.path), size: size, pack: true}
+	f := &segment{name: filepath.Base(p.path), size: used + int64(len(trailer)), pack: true}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, h := range p.runs {
@@ -270,29 +265,15 @@ func (o *Outbox) finishPack(p *packer, err error) error {
 	return nil
 }
 
-// publish syncs the file, gives it its name and syncs that. It returns its size.
-func (p *packer) publish(used int64) (int64, error) {
-	temp := p.path + suffixTemp
-	trailer := encodeTrailer(p.runs)
-	err := os.Truncate(temp, used)
-	if err == nil {
-		err = p.finish(temp, used, trailer)
-	}
-	if err == nil {
-		err = os.Rename(temp, p.path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(p.path))
-	}
-	return used + int64(len(trailer)), err
-}
-
-func (p *packer) finish(temp string, used int64, trailer []byte) error {
-	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+// end cuts the file off behind its last page, writes the trailer there and syncs.
+func (p *packer) end(used int64, trailer []byte) error {
+	f, err := os.OpenFile(p.path+suffixTemp, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(trailer, used)
+	if err = f.Truncate(used); err == nil {
+		_, err = f.WriteAt(trailer, used)
+	}
 	if err == nil && !p.noSync {
 		err = f.Sync()
 	}

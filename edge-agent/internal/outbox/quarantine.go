@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox/boltpage"
@@ -78,11 +78,12 @@ func (o *Outbox) lossesOf(f *segment) (items []item, lost uint64) {
 	for _, r := range f.runs {
 		have := r.epoch.given().Union(r.epoch.present())
 		for _, seqs := range have.Missing(r.seqs) {
-			l := &telemetry.Loss{Epoch: r.epoch.id, Seqs: seqs, Reason: telemetry.ReasonCorrupt, Count: seqs.Len()}
-			lost += seqs.Len()
-			for _, l := range append(o.recalledLocked(r.epoch, seqs, nil), l) {
-				items = append(items, o.lossItem(l, func(uint64, error) {}))
+			for _, l := range o.recalledLocked(r.epoch, seqs, nil) {
+				items = append(items, o.lossItem(l, 0, nobody))
 			}
+			l := &telemetry.Loss{Epoch: r.epoch.id, Seqs: seqs, Reason: telemetry.ReasonCorrupt, Count: seqs.Len()}
+			items = append(items, o.lossItem(l, l.Count, nobody))
+			lost += l.Count
 		}
 	}
 	return items, lost
@@ -117,16 +118,11 @@ func (o *Outbox) setApart(f *segment) error {
 // salvage writes a pack of what is readable in f and nowhere else, and returns
 // how many records that is.
 func (o *Outbox) salvage(f *segment) (saved uint64, err error) {
-	file, err := os.Open(filepath.Join(o.opts.Dir, f.name))
+	w, err := openWreck(filepath.Join(o.opts.Dir, f.name), f.pack)
 	if err != nil {
-		return 0, err
+		return 0, wanting(err)
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	info, err := file.Stat()
-	if err != nil {
-		return 0, err
-	}
-	w := newWreck(file, info.Size(), f.pack)
+	defer func() { err = errors.Join(err, w.file.Close()) }()
 	o.extend(f, w)
 	wanted := o.wanted(f)
 	finds := w.finds(wanted)
@@ -255,10 +251,19 @@ type find struct {
 	elem  int
 }
 
-func newWreck(file *os.File, size int64, pack bool) *wreck {
-	w := &wreck{file: file, size: size, pack: pack, names: map[uint64]string{}, heads: map[string]head{}}
+// openWreck reads all of a file. The caller closes it.
+func openWreck(path string, pack bool) (*wreck, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	w := &wreck{file: file, size: info.Size(), pack: pack, names: map[uint64]string{}, heads: map[string]head{}}
 	broken := map[uint64][]byte{}
-	boltpage.Leaves(file, size, func(_ uint64, _ int, k, v []byte) bool {
+	boltpage.Leaves(file, w.size, func(_ uint64, _ int, k, v []byte) bool {
 		switch len(k) {
 		case 4:
 			w.topic(uint64(binary.BigEndian.Uint32(k)), v, broken)
@@ -279,7 +284,7 @@ func newWreck(file *os.File, size int64, pack bool) *wreck {
 		}
 	}
 	w.findBlocks()
-	return w
+	return w, nil
 }
 
 func (w *wreck) topic(id uint64, v []byte, broken map[uint64][]byte) {
@@ -329,13 +334,7 @@ func (w *wreck) findBlocks() {
 		}
 		return true
 	})
-	sort.SliceStable(w.blocks, func(i, j int) bool {
-		a, b := &w.blocks[i], &w.blocks[j]
-		if c := a.epoch.Compare(b.epoch); c != 0 {
-			return c < 0
-		}
-		return a.first < b.first
-	})
+	slices.SortStableFunc(w.blocks, func(a, b find) int { return inOrder(a.epoch, a.first, b.epoch, b.first) })
 }
 
 // epochs returns whose records may be in a file that is no pack: the name says it.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -94,6 +95,15 @@ func parseName(name string) (e telemetry.Epoch, seqs telemetry.Range, sealed, ok
 	}
 	seqs.Last, err = strconv.ParseUint(parts[3], 10, 64)
 	return e, seqs, true, err == nil && seqs.Len() > 0
+}
+
+func isPack(name string) bool {
+	return strings.HasPrefix(name, prefixPack) && strings.HasSuffix(name, suffixSegment)
+}
+
+// inOrder compares two places in the log: by epoch, then by seq.
+func inOrder(a telemetry.Epoch, first uint64, b telemetry.Epoch, second uint64) int {
+	return cmp.Or(a.Compare(b), cmp.Compare(first, second))
 }
 
 // prefix is what comes before the seq in the keys of a file.
@@ -221,6 +231,15 @@ func openSealed(path string, pack bool) (*os.File, *reader, error) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	return f, newReader(pages, pack), nil
+}
+
+// withSealed calls fn with a file that is no longer written.
+func withSealed(path string, pack bool, fn func(*reader) error) error {
+	file, r, err := openSealed(path, pack)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(r), file.Close())
 }
 
 // syncDir makes the names in a folder durable.

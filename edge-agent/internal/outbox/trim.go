@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry/ranges"
@@ -88,13 +89,7 @@ func (e *epoch) receipt(s ranges.Set) {
 	if e.receipted.Len() != before {
 		e.touch()
 	}
-	keep := e.pins[:0]
-	for _, p := range e.pins {
-		if !s.Covers(p.seqs) {
-			keep = append(keep, p)
-		}
-	}
-	e.pins = keep
+	e.pins = slices.DeleteFunc(e.pins, func(p pin) bool { return s.Covers(p.seqs) })
 }
 
 func (o *Outbox) settleLocked() {
@@ -111,8 +106,8 @@ func (o *Outbox) settleLocked() {
 
 // Again takes back what was receipted of seqs, because the cloud asked for them
 // once more: what is still on the device is to be sent again and is kept until a
-// later receipt covers it. For what is not, a loss record with ReasonReceipted
-// is appended. Both are made durable at once, as soon as there is room; a crash
+// later receipt covers it. For what is not, a loss record is appended: with
+// ReasonReceipted, or, where no receipt is known, ReasonUnknown. Both are made durable at once, as soon as there is room; a crash
 // before that forgets the request, and the cloud, which still lacks them, asks
 // again. It returns ErrNeverMade for seqs that this device never made, as far as
 // it knows: it remembers the epochs on the disk and the last 1024 before them. For
@@ -156,17 +151,25 @@ func (o *Outbox) toldLocked(x explanation) bool {
 // answersLocked returns the loss records for what was asked for again and is gone.
 // What is asked for stays so until its record is durable.
 func (o *Outbox) answersLocked() (items []item) {
+	add := func(e *epoch, r telemetry.Range, why telemetry.Reason) {
+		l := &telemetry.Loss{Epoch: e.id, Seqs: r, Reason: why, Count: r.Len()}
+		items = append(items, o.lossItem(l, l.Count, func(_ uint64, err error) {
+			if err != nil {
+				return
+			}
+			o.mu.Lock()
+			e.asked = e.asked.Sub(r)
+			o.mu.Unlock()
+		}))
+	}
 	for e := range o.changes.asked {
 		for _, r := range e.asked {
-			l := &telemetry.Loss{Epoch: e.id, Seqs: r, Reason: telemetry.ReasonReceipted, Count: r.Len()}
-			items = append(items, o.lossItem(l, func(_ uint64, err error) {
-				if err != nil {
-					return
-				}
-				o.mu.Lock()
-				e.asked = e.asked.Sub(r)
-				o.mu.Unlock()
-			}))
+			for _, had := range e.receipted.Within(r) {
+				add(e, had, telemetry.ReasonReceipted)
+			}
+			for _, never := range e.receipted.Missing(r) {
+				add(e, never, telemetry.ReasonUnknown)
+			}
 		}
 	}
 	return items
@@ -309,12 +312,7 @@ func (o *Outbox) condone(f *segment) error {
 
 // removeLocked takes a file out of the catalogue.
 func (o *Outbox) removeLocked(f *segment) {
-	for i := range o.files {
-		if o.files[i] == f {
-			o.files = append(o.files[:i], o.files[i+1:]...)
-			break
-		}
-	}
+	o.files = slices.DeleteFunc(o.files, func(g *segment) bool { return g == f })
 	if f.done {
 		f.done = false
 		o.doneBytes -= f.size
@@ -339,15 +337,12 @@ func (o *Outbox) forgetLocked() {
 	if gone <= remembered {
 		return
 	}
-	keep := o.order[:0]
-	for _, e := range o.order {
-		if gone > remembered && len(e.runs) == 0 && len(e.explained) == 0 && e != o.current && e != o.prior {
-			delete(o.epochs, e.id)
-			gone--
-			continue
+	o.order = slices.DeleteFunc(o.order, func(e *epoch) bool {
+		if gone <= remembered || len(e.runs) > 0 || len(e.explained) > 0 || e == o.current || e == o.prior {
+			return false
 		}
-		keep = append(keep, e)
-	}
-	clear(o.order[len(keep):])
-	o.order = keep
+		delete(o.epochs, e.id)
+		gone--
+		return true
+	})
 }

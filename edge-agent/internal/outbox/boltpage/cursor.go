@@ -88,26 +88,14 @@ func (c *Cursor) rootNode() (node, error) {
 // Floor goes to the last key that is at most key, or to the first of all when
 // every one is above. It returns a nil key when the tree is empty.
 func (c *Cursor) Floor(key []byte) (k, v []byte, err error) {
-	return c.descend(func(n node) (int, error) {
-		i, err := n.floor(key)
-		return max(i, 0), err
-	})
-}
-
-// Last goes to the last key. It returns a nil key when the tree is empty.
-func (c *Cursor) Last() (k, v []byte, err error) {
-	return c.descend(func(n node) (int, error) { return max(n.count-1, 0), nil })
-}
-
-func (c *Cursor) descend(pick func(node) (int, error)) (k, v []byte, err error) {
 	c.stack = c.stack[:0]
 	n, err := c.rootNode()
 	for err == nil {
-		i, perr := pick(n)
-		if perr != nil {
-			return nil, nil, perr
+		i, ferr := n.floor(key)
+		if ferr != nil {
+			return nil, nil, ferr
 		}
-		c.stack = append(c.stack, frame{n: n, i: i})
+		c.stack = append(c.stack, frame{n: n, i: max(i, 0)})
 		if n.leaf {
 			return c.here()
 		}
