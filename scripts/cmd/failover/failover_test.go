@@ -148,6 +148,8 @@ func TestFlags(t *testing.T) {
 		"--rate 1":                             "want 10 to",
 		"--control other":                      "there is delete-on-publish",
 		"--control delete-on-publish --for 1h": "faults of its own",
+		"--peers kafka":                        "there are holdfast, mosquitto,",
+		"--peers all --faults 3":               "faults of its own",
 		"now":                                  "unexpected argument",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), word) {

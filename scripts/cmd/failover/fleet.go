@@ -34,8 +34,14 @@ func (r *round) launch(ctx context.Context, name, addr string, l faults.Load) *f
 
 func (r *round) fleet(ctx context.Context, prefix, addr string, l faults.Load) *fleet {
 	shape := sensors.Shape{Prefix: prefix, Seed: r.target.Rand.Uint64(), Size: l.Size}
-	f := &fleet{log: oracle.New(shape, r.sensors), begin: time.Now(), stop: make(chan struct{}), done: make(chan error, 1)}
+	f := &fleet{log: oracle.New(shape, r.sensors)}
 	f.Fleet = sensors.Fleet{Shape: shape, Addr: addr, Sensors: r.sensors, Rate: l.Rate, Log: observed{f.log, &r.calm}}
+	return f.start(ctx)
+}
+
+// start lets it publish.
+func (f *fleet) start(ctx context.Context) *fleet {
+	f.begin, f.stop, f.done = time.Now(), make(chan struct{}), make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer cancel()

@@ -34,6 +34,9 @@ func play(ctx context.Context) (int, error) {
 	if err := disk.Private(); err != nil {
 		return notPlayed, err
 	}
+	if o.peers != nil {
+		return comparePeers(ctx, o)
+	}
 	d := drill{options: o, screen: term.New(os.Stdout)}
 	res, err := d.run(ctx)
 	if err == nil {

@@ -31,6 +31,7 @@ type options struct {
 	json    bool
 	junit   string
 	list    bool
+	peers   []string
 }
 
 // deleteOnPublish is the one control there is.
@@ -75,6 +76,10 @@ Flags:
                     has taken, through faults that show what comes of it. Such a run
                     must be FAILED; its exit status is 0 when messages were found missing,
                     and 1 when not, which would show that this drill is worth nothing
+  --peers LIST      instead of a drill: a few faults, each with Holdfast and with what else
+                    carries MQTT through an outage and is installed, and what each lost:
+                    holdfast, mosquitto (a bridge with persistence), nats (a leaf node with
+                    JetStream), both also as they come, -default, or all
   --json            print the result as one JSON object on the last line too
   --junit FILE      write the result as JUnit XML too
   --keep            keep data and logs, which otherwise only a failure does
@@ -106,6 +111,10 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.BoolVar(&o.long, "long", false, "")
 	fs.StringVar(&o.control, "control", "", "")
 	fs.BoolVar(&o.json, "json", false, "")
+	fs.Func("peers", "", func(s string) error {
+		o.peers = strings.Split(s, ",")
+		return nil
+	})
 	fs.StringVar(&o.junit, "junit", "", "")
 	fs.BoolVar(&o.keep, "keep", false, "")
 	fs.Usage = func() { fmt.Fprint(out, help) }
@@ -134,6 +143,11 @@ func (o options) validate() error {
 			return fmt.Errorf("--only: no fault %q; --list lists them", name)
 		}
 	}
+	for _, name := range o.peers {
+		if !slices.Contains(append(systemNames, "all"), name) {
+			return fmt.Errorf("--peers: no system %q: there are %s and all", name, strings.Join(systemNames, ", "))
+		}
+	}
 	switch {
 	case o.count < 0 || o.count > 10_000:
 		return fmt.Errorf("--faults %d: want 1 to 10000", o.count)
@@ -147,6 +161,8 @@ func (o options) validate() error {
 		return fmt.Errorf("--rate %v: want 10 to 10000 messages a second", o.rate)
 	case o.size < 0 || o.size > 256<<10:
 		return fmt.Errorf("--size %d: want at most 262144 bytes", o.size)
+	case o.peers != nil && (o.control != "" || o.length > 0 || o.count > 0 || len(o.only) > 0 || o.junit != ""):
+		return errors.New("--peers: it has faults of its own; want no --for, --faults, --only, --control or --junit")
 	case o.control != "" && o.control != deleteOnPublish:
 		return fmt.Errorf("--control %q: there is %s", o.control, deleteOnPublish)
 	case o.control != "" && (o.length > 0 || o.count > 0 || len(o.only) > 0):

@@ -16,10 +16,11 @@ const (
 	portTo   = 32000
 )
 
-// ports hands out addresses on loopback that nobody listens on, each one once.
-type ports struct{ used map[int]bool }
+// Ports hands out addresses on loopback that nobody listens on, each one once.
+type Ports struct{ used map[int]bool }
 
-func (p *ports) next() (addr string, err error) {
+// Next returns one more address.
+func (p *Ports) Next() (addr string, err error) {
 	if p.used == nil {
 		p.used = map[int]bool{}
 	}
@@ -39,9 +40,9 @@ func (p *ports) next() (addr string, err error) {
 }
 
 // fill puts an address into each of the strings.
-func (p *ports) fill(addrs ...*string) error {
+func (p *Ports) fill(addrs ...*string) error {
 	for _, a := range addrs {
-		addr, err := p.next()
+		addr, err := p.Next()
 		if err != nil {
 			return fmt.Errorf("choose ports: %w", err)
 		}
@@ -50,7 +51,7 @@ func (p *ports) fill(addrs ...*string) error {
 	return nil
 }
 
-// portOf returns the port of an address that ports made.
+// portOf returns the port of an address that Ports made.
 func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr) // ours always has one
 	return port

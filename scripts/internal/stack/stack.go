@@ -69,7 +69,7 @@ type Stack struct {
 
 	o     Options
 	group *process.Group
-	ports ports
+	ports Ports
 	links []*link.Link // of devices
 }
 

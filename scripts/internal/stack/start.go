@@ -33,7 +33,7 @@ func (s *Stack) startBroker(ctx context.Context) (err error) {
 		Dir:     dir,
 		Log:     filepath.Join(s.o.Dir, "log", "broker.log"),
 		Program: program,
-		Address: s.ports.next,
+		Address: s.ports.Next,
 		Restart: s.o.Supervise,
 	})
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *Stack) startPostgres(ctx context.Context) (err error) {
 	}
 	s.Postgres, err = postgres.Start(ctx, s.group, postgres.Options{
 		Programs: *s.o.Postgres, Dir: filepath.Join(dir, "postgres"), Log: filepath.Join(s.o.Dir, "log"),
-		Address: s.ports.next, Restart: s.o.Supervise,
+		Address: s.ports.Next, Restart: s.o.Supervise,
 	})
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (s *Stack) expose(r *Replica) (app, sidecar string, err error) {
 // Link opens a link to an address. Nobody grabs its own while it is cut, which
 // can be for minutes.
 func (s *Stack) Link(target string) (*link.Link, error) {
-	addr, err := s.ports.next()
+	addr, err := s.ports.Next()
 	if err != nil {
 		return nil, err
 	}
