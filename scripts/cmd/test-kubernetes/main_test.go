@@ -231,5 +231,5 @@ func TestBrokersAnswer(t *testing.T) {
 	}
 	f("PONG\r\n", "")
 	f("-ERR 'Permissions Violation for Subscription to \"x\"'\r\n", "Permissions Violation")
-	f("", "without a word")
+	f("", hungUp)
 }
