@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,16 +98,30 @@ func gather(t *testing.T, server string, n int) []watcher {
 	return crowd
 }
 
+// mayOpen lets this process open so many files, or skips the test.
+func mayOpen(t *testing.T, n uint64) {
+	t.Helper()
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	if err == nil && limit.Cur < n {
+		limit.Cur, limit.Max = n, max(n, limit.Max)
+		err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
+	if err != nil && slices.Contains(strings.Split(os.Getenv("HOLDFAST_TEST_REQUIRE"), ","), "root") {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Skipf("the test opens %d files: %v", n, err)
+	}
+}
+
 // Of ten thousand connections that want to watch as many do as may; each of the
 // others is told in a problem document when to come back. Ordinary requests are
 // answered meanwhile, frames are stored and shown to all who watch, the server
 // stays small, and who goes makes room.
 func TestTenThousandWatchers(t *testing.T) {
 	const connections, may = 10_000, 500
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < connections+1000 {
-		t.Fatalf("this process may open %d files, the test needs %d: ulimit -n, %v", limit.Cur, connections+1000, err)
-	}
+	mayOpen(t, connections+1000)
 	c, p := process(t, settings(t))
 	key := c.device("a")
 	stop, ordinary := make(chan struct{}), sync.WaitGroup{}
