@@ -17,7 +17,7 @@ import (
 // A folder on a card is verified, counted and exported without the agent, and
 // nothing in it changes.
 func TestCardIsReadWithoutAgent(t *testing.T) {
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	x := open(t, Options{Dir: dir})
 	x.append(reading("a/b", "21.5"), reading("a/b", "\xff\x00"), Draft{Oversized: &telemetry.Oversized{Topic: "big", Size: 1 << 20}})
 	if err := Verify(dir, new(bytes.Buffer)); !errors.Is(err, ErrLocked) {
@@ -79,7 +79,7 @@ func snapshot(tb testing.TB, dir string) string {
 
 // A damaged segment is reported, and what is good in it is exported.
 func TestDamagedCardGivesUpWhatIsGood(t *testing.T) {
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	x := open(t, Options{Dir: dir})
 	for range 40 {
 		x.append(reading("a", strings.Repeat("x", 200)), reading("b", strings.Repeat("y", 200)))

@@ -268,8 +268,8 @@ type device struct {
 	rng   *rand.Rand
 	job   errand
 	acked map[telemetry.Epoch]map[uint64]string
-	held  map[telemetry.Epoch]ranges.Set // receipted
-	told  map[telemetry.Epoch]ranges.Set // given up by a loss record that was read, at some time
+	held  map[telemetry.Epoch]ranges.Set      // receipted
+	told  map[telemetry.Epoch]ranges.Set      // given up by a loss record that was read, at some time
 	seen  map[telemetry.Epoch]map[uint64]bool // what the last check read
 	text  map[telemetry.Epoch]map[uint64]string
 	next  map[string]uint64 // by producer: the seq of its last acknowledgement

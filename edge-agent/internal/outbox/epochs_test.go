@@ -163,7 +163,7 @@ func trimPages(tb testing.TB, x *opened, epochs []telemetry.Epoch) {
 // that runs on a second machine give no number to two readings: each process has
 // an epoch of its own, whose start says how far the one before went.
 func TestRollbackAndCloneNeverReuseNumber(t *testing.T) {
-	dir, image := t.TempDir(), t.TempDir()
+	dir, image := memoryDir(t), memoryDir(t)
 	meaning := map[telemetry.Epoch]map[uint64]string{}
 	learn := func(x *opened) {
 		t.Helper()
@@ -204,10 +204,10 @@ func TestRollbackAndCloneNeverReuseNumber(t *testing.T) {
 	run(dir, "first life")
 	copyDir(t, dir, image)
 	second := run(dir, "second life")
-	clone := t.TempDir()
+	clone := memoryDir(t)
 	copyDir(t, image, clone)
 	run(clone, "the clone's life")
-	back := t.TempDir()
+	back := memoryDir(t)
 	copyDir(t, image, back)
 	third := run(back, "life after the rollback")
 	if second.Ordinal != third.Ordinal || second == third {

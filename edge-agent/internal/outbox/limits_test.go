@@ -64,7 +64,7 @@ func (x *opened) losses() (out []telemetry.Loss) {
 func TestReceiptedSegmentsGoOrAreKept(t *testing.T) {
 	for _, keep := range []int64{0, 64 << 20} {
 		t.Run(fmt.Sprint("keep=", keep), func(t *testing.T) {
-			o := Options{Dir: t.TempDir(), SegmentBytes: small, KeepBytes: keep}
+			o := Options{Dir: memoryDir(t), SegmentBytes: small, KeepBytes: keep}
 			x := open(t, o)
 			x.fill(4)
 			e := x.Epochs()[0]
@@ -94,7 +94,7 @@ func TestReceiptedSegmentsGoOrAreKept(t *testing.T) {
 // A receipt for another agent, and one for seqs that were never made, delete
 // nothing, not even of what else they cover, and count as alarms.
 func TestWrongReceiptsDeleteNothing(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	x.fill(3)
 	e := x.Epochs()[0]
 	right := telemetry.EpochReceipt{Epoch: e.Epoch, Watermark: e.Durable}
@@ -122,7 +122,7 @@ func TestWrongReceiptsDeleteNothing(t *testing.T) {
 // receipt issued later; for what is gone one loss record is made, however often
 // the cloud asks.
 func TestAgainResendsOrExplains(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	x.fill(3)
 	x.append(reading("t", "1"), reading("t", "2"), reading("t", "3"))
 	e := x.Epochs()[0]
@@ -160,7 +160,7 @@ func TestAgainResendsOrExplains(t *testing.T) {
 // A hole that the cloud named gets a durable loss record; what is on the device,
 // or was never made, does not.
 func TestExplainOnlyWhatIsNotThere(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	x.fill(2)
 	e := x.Epochs()[0]
 	ctx := context.Background()
@@ -187,7 +187,7 @@ func TestExplainOnlyWhatIsNotThere(t *testing.T) {
 // what comes then at once, keeps what it has, and takes readings again when a
 // receipt makes room.
 func TestFullOutboxRefuses(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 4 * small, FullGrace: 50 * time.Millisecond})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 4 * small, FullGrace: 50 * time.Millisecond})
 	var err error
 	n := 0
 	for ; err == nil && n < 10_000; n++ {
@@ -221,7 +221,7 @@ func TestFullOutboxRefuses(t *testing.T) {
 // A full outbox that drops gives up its oldest segment for a loss record that
 // counts what went, and never refuses.
 func TestFullOutboxDropsOldest(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 4 * small, Full: DropOldest})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 4 * small, Full: DropOldest})
 	n := uint64(0)
 	for ; x.Stats().Lost[telemetry.ReasonDropped] == 0; n++ {
 		x.append(reading("t", strings.Repeat("x", 3000)))
@@ -244,7 +244,7 @@ func TestDropsNoMoreThanItMust(t *testing.T) {
 	for name, reserve := range map[string]int64{"no reserve": -1, "as usual": 0, "less": minSegment, "more than fits": 64 << 20} {
 		t.Run(name, func(t *testing.T) {
 			const most = 16 * minSegment
-			x := open(t, Options{Dir: t.TempDir(), MaxBytes: most, ReserveBytes: reserve, Full: DropOldest})
+			x := open(t, Options{Dir: memoryDir(t), MaxBytes: most, ReserveBytes: reserve, Full: DropOldest})
 			const size = 48 << 10
 			for range 2 * most / size {
 				x.append(reading("t", strings.Repeat("x", size)))
@@ -265,7 +265,7 @@ func TestDropsNoMoreThanItMust(t *testing.T) {
 // An outbox without a reserve, full of what is receipted and kept, gives that up
 // one after the other for what comes in, although each removal has to be told.
 func TestKeptSegmentsMakeRoomWithoutReserve(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 6 * small, KeepBytes: 6 * small, ReserveBytes: -1})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 6 * small, KeepBytes: 6 * small, ReserveBytes: -1})
 	for n := range uint64(600) {
 		x.append(reading("t", strings.Repeat("x", 3000)))
 		if n%10 == 9 {
@@ -280,7 +280,7 @@ func TestKeptSegmentsMakeRoomWithoutReserve(t *testing.T) {
 // A loss record that nobody receipted is told again before its own segment is
 // dropped, and neighbours become one: a year of drops ends in a few records.
 func TestLossesAreCarriedForward(t *testing.T) {
-	o := Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 4 * small, Full: DropOldest}
+	o := Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 4 * small, Full: DropOldest}
 	x := open(t, o)
 	x.append(Draft{Oversized: &telemetry.Oversized{Topic: "camera", Size: 9 << 20}})
 	first := x.Stats().Epoch
@@ -315,7 +315,7 @@ func TestLossesAreCarriedForward(t *testing.T) {
 // No segment can be removed that holds a record which is neither receipted nor
 // given up durably, whoever asks.
 func TestUnlinkBelievesNobody(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	x.fill(3)
 	x.receipt(10, time.Time{})
 	if err := x.stop(); err != nil {
@@ -368,7 +368,7 @@ func TestAgeCountsOnlyKnownTime(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := &clock{at: telemetry.Instant{Boot: time.Minute, Wall: 1}}
-			o := Options{Dir: t.TempDir(), SegmentBytes: small, MaxAge: 2 * time.Hour, Now: k.now, Boot: [16]byte{1}}
+			o := Options{Dir: memoryDir(t), SegmentBytes: small, MaxAge: 2 * time.Hour, Now: k.now, Boot: [16]byte{1}}
 			x := open(t, o)
 			x.append(Draft{Anchor: &telemetry.Anchor{Synchronised: c.synced}}, reading("t", "old"))
 			if err := x.stop(); err != nil {
@@ -391,7 +391,7 @@ func TestAgeCountsOnlyKnownTime(t *testing.T) {
 // Time across reboots counts only while the device ran.
 func TestRunningTimeAddsUpAcrossBoots(t *testing.T) {
 	k := &clock{at: telemetry.Instant{Boot: time.Minute}}
-	o := Options{Dir: t.TempDir(), SegmentBytes: small, MaxAge: 2 * time.Hour, Now: k.now}
+	o := Options{Dir: memoryDir(t), SegmentBytes: small, MaxAge: 2 * time.Hour, Now: k.now}
 	var expired bool
 	for boot := byte(1); boot <= 5; boot++ {
 		k.mu.Lock()
@@ -421,7 +421,7 @@ func TestRunningTimeAddsUpAcrossBoots(t *testing.T) {
 // With the wear profile a commit waits for its interval, acknowledgements with it,
 // unless Flush says that nothing more will come.
 func TestWearProfileCommitsSeldom(t *testing.T) {
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		x := open(t, Options{Dir: dir, Profile: Wear, Interval: 250 * time.Millisecond})
 		x.append(reading("t", "first"))
@@ -455,7 +455,7 @@ func TestWearProfileCommitsSeldom(t *testing.T) {
 // A full queue makes Submit wait, a context ends the wait, and acknowledgements
 // come in the order of the Submits.
 func TestQueueIsBoundedAndInOrder(t *testing.T) {
-	box, err := Open(Options{Dir: t.TempDir(), Agent: "a", QueueRecords: 3})
+	box, err := Open(Options{Dir: memoryDir(t), Agent: "a", QueueRecords: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,7 +491,7 @@ func TestQueueIsBoundedAndInOrder(t *testing.T) {
 
 // What no record can be is refused at once, and a second process is kept out.
 func TestWrongUseIsRefused(t *testing.T) {
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	x := open(t, Options{Dir: dir})
 	for _, d := range []Draft{
 		{},
@@ -516,7 +516,7 @@ func TestWrongUseIsRefused(t *testing.T) {
 
 // Wait's channel, taken before a look, is closed by the next commit.
 func TestWaitMissesNothing(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir()})
+	x := open(t, Options{Dir: memoryDir(t)})
 	for i := range 50 {
 		wait := x.Wait()
 		go func() { _, _ = x.Append(context.Background(), reading("t", fmt.Sprint(i))) }()
@@ -531,7 +531,7 @@ func TestWaitMissesNothing(t *testing.T) {
 // The largest reading there can be passes through a segment that has no room for
 // it beside others.
 func TestLargestReadingPasses(t *testing.T) {
-	x := open(t, Options{Dir: t.TempDir(), SegmentBytes: small, MaxBytes: 64 << 20})
+	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 64 << 20})
 	big := reading(strings.Repeat("t", telemetry.MaxTopic), strings.Repeat("p", telemetry.MaxPayload))
 	for range 3 {
 		x.append(reading("t", "before"), big, reading("t", "after"))
@@ -551,7 +551,7 @@ func TestLargestReadingPasses(t *testing.T) {
 // The time to full is absent until something comes in.
 func TestMetricsSayWhatStatsSays(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	x := open(t, Options{Dir: t.TempDir(), MaxBytes: 16 << 20, Registerer: reg})
+	x := open(t, Options{Dir: memoryDir(t), MaxBytes: 16 << 20, Registerer: reg})
 	known := func() bool {
 		all, _ := reg.Gather()
 		for _, f := range all {

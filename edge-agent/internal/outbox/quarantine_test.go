@@ -46,7 +46,7 @@ func TestPanicUnderCommitEndsTheSegmentAlone(t *testing.T) {
 // A damaged segment leaves by being set aside and in no other way: making room
 // does not remove it, although receipts cover all of it.
 func TestDamagedSegmentIsNotRemovedForRoom(t *testing.T) {
-	box := still(t, Options{Dir: t.TempDir(), SegmentBytes: small})
+	box := still(t, Options{Dir: memoryDir(t), SegmentBytes: small})
 	commitSome(t, box, "1", "2", "3")
 	f := box.live
 	er := telemetry.EpochReceipt{Epoch: box.current.id, Watermark: 4}

@@ -10,7 +10,7 @@ import (
 // A card that was rolled back into the middle of an epoch is still emptied by receipts, which speak of more of
 // that epoch than it has; of the current epoch nothing is believed that was never made.
 func TestReceiptBeyondRolledBackEpochTrims(t *testing.T) {
-	dir, image := t.TempDir(), t.TempDir()
+	dir, image := memoryDir(t), memoryDir(t)
 	x := open(t, Options{Dir: dir})
 	torn := x.Stats().Epoch
 	x.append(reading("t", "on the image"))

@@ -185,19 +185,26 @@ type node struct {
 	leaf  bool
 }
 
-// span returns buf[pos:pos+n], where pos counts from the element at off.
+// span returns length bytes from pos, which counts from the element at off.
 func (n node) span(off int, pos, length uint64) ([]byte, error) {
 	from := uint64(off) + pos
 	if pos > MaxValue || length > MaxValue || from+length > uint64(len(n.buf)) {
-		return nil, damaged("an element ends outside its page")
+		return nil, errOutside
 	}
 	return n.buf[from : from+length : from+length], nil
 }
 
+// Leaves meets them by the million where there is nothing but noise: these two are
+// made once.
+var (
+	errOutside = damaged("an element ends outside its page")
+	errCount   = damaged("fewer elements than the page says")
+)
+
 func (n node) elem(i int) (int, error) {
 	off := headerSize + i*leafElem // branch elements have the same size
 	if i < 0 || i >= n.count || off+leafElem > len(n.buf) {
-		return 0, damaged("element %d of %d", i, n.count)
+		return 0, errCount
 	}
 	return off, nil
 }

@@ -205,9 +205,12 @@ func At(r io.ReaderAt, size int64, page uint64, elem int) (key, value []byte) {
 	return nil, nil
 }
 
+// never is a page that nobody wrote to: most of a segment that has just begun.
+var never [PageSize]byte
+
 func leafPage(r io.ReaderAt, size int64, id uint64) (node, bool) {
 	buf, err := readAt(r, size, id, 1)
-	if err != nil {
+	if err != nil || bytes.Equal(buf, never[:]) {
 		return node{}, false
 	}
 	n := node{buf: buf, leaf: true}
@@ -229,7 +232,7 @@ func (n node) all() []keyValue {
 	var out []keyValue
 	for i := 0; i < n.count && headerSize+(i+1)*leafElem <= len(n.buf); i++ {
 		flags, k, v, err := n.leafAt(i)
-		if err != nil {
+		if err != nil || len(k) == 0 {
 			continue
 		}
 		if flags&flagBucket == 0 {
