@@ -34,16 +34,15 @@ type Kept struct {
 // archive is on this machine's disk. A card whose power failed has its journal
 // replayed first, as its next boot would do. It wants e2fsprogs.
 func Save(ctx context.Context, card, archive string) (k Kept, err error) {
-	at, err := root(card)
-	if err != nil {
-		return k, err
-	}
 	dir, err := os.MkdirTemp(filepath.Dir(archive), ".holdfast-keep-*")
 	if err != nil {
 		return k, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	part := fmt.Sprintf("%s?offset=%d", card, at)
+	part, err := root(ctx, card, dir)
+	if err != nil {
+		return k, err
+	}
 	if err := tool(ctx, "e2fsck", "-p", "-E", "journal_only", part); err != nil {
 		return k, fmt.Errorf("replay the journal of %s: %w", card, err)
 	}
@@ -61,23 +60,68 @@ func Save(ctx context.Context, card, archive string) (k Kept, err error) {
 	return k, err
 }
 
-// root returns where the first Linux partition of a card begins.
-func root(card string) (int64, error) {
+// root returns a path at which e2fsprogs find the first Linux partition of a card:
+// the kernel's name for it or, where the card is a file, a copy in dir. They can be
+// told an offset instead, but e2fsck (1.47) forgets it once it has replayed a journal.
+func root(ctx context.Context, card, dir string) (string, error) {
 	f, err := os.Open(card)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer f.Close()
 	t, err := mbr.Read(file.New(f, true), 512, 512)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w (%w)", card, ErrNothing, err)
+		return "", fmt.Errorf("%s: %w (%w)", card, ErrNothing, err)
 	}
-	for _, p := range t.Partitions {
-		if p != nil && p.Type == mbr.Linux && p.Size > 0 {
-			return int64(p.Start) * 512, nil
+	for i, p := range t.Partitions {
+		if p == nil || p.Type != mbr.Linux || p.Size == 0 {
+			continue
+		}
+		if name := device(card, i+1); name != "" {
+			return name, nil
+		}
+		path := filepath.Join(dir, "root.ext4")
+		return path, extract(ctx, io.NewSectionReader(f, int64(p.Start)*512, int64(p.Size)*512), path)
+	}
+	return "", fmt.Errorf("%s: %w (no Linux partition)", card, ErrNothing)
+}
+
+// device returns the kernel's name for a partition of a disk; empty: it has none.
+func device(disk string, number int) string {
+	names := []string{fmt.Sprintf("%s%d", disk, number)} // sdb2
+	if last := disk[len(disk)-1]; '0' <= last && last <= '9' {
+		names = []string{fmt.Sprintf("%sp%d", disk, number), fmt.Sprintf("%ss%d", disk, number)} // mmcblk0p2, disk4s2
+	}
+	for _, name := range names {
+		if info, err := os.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
+			return name
 		}
 	}
-	return 0, fmt.Errorf("%s: %w (no Linux partition)", card, ErrNothing)
+	return ""
+}
+
+// extract writes a partition to a file, with holes where there is nothing.
+func extract(ctx context.Context, r *io.SectionReader, path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<20)
+	for at := int64(0); at < r.Size() && err == nil; at += int64(len(buf)) {
+		var n int
+		n, err = r.ReadAt(buf, at)
+		if errors.Is(err, io.EOF) {
+			err = nil // the end of the partition, or of a file that is shorter
+		}
+		if err == nil && len(bytes.Trim(buf[:n], "\x00")) > 0 {
+			_, err = f.WriteAt(buf[:n], at)
+		}
+		err = errors.Join(err, ctx.Err())
+	}
+	if err = errors.Join(err, f.Truncate(r.Size()), f.Close()); err != nil {
+		return fmt.Errorf("copy the Linux partition: %w", err)
+	}
+	return nil
 }
 
 // tool runs a program of e2fsprogs, which lies where users do not look.

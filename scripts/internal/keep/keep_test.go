@@ -2,12 +2,15 @@ package keep_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +64,59 @@ func TestWhatIsOnTheCardIsKept(t *testing.T) {
 	if err != nil || k.Agent != "greenhouse-1" || k.Bytes == 0 {
 		t.Fatalf("%+v, %v", k, err)
 	}
+	got := contents(t, archive)
+	if got["agent.key"] != "key\x00\xff" {
+		t.Errorf("key: %q", got["agent.key"])
+	}
+	if len(got) != 4 || len(got["outbox/1-1"]) != 700_000 {
+		t.Errorf("archive: %v", slices.Sorted(maps.Keys(got)))
+	}
+	if info, err := os.Stat(archive); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("others may read it: %v, %v", info.Mode(), err)
+	}
+}
+
+// A card whose power was cut has changes in its journal alone: they are part of what is kept, and the card itself stays as it is.
+func TestJournalIsReplayed(t *testing.T) {
+	path := card(t, map[string]string{"var/lib/holdfast/agent.key": "key", "var/lib/holdfast/outbox/1-1": strings.Repeat("old ", 256)})
+	root := path + "?offset=2097152"
+	debugfs := func(commands string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "debugfs", "-w", "-f", "-", root)
+		cmd.Stdin = strings.NewReader(commands)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	// The reading's block is written anew, in the journal: that is where the kernel writes first.
+	lines := strings.Split(strings.TrimSpace(debugfs("bmap /var/lib/holdfast/outbox/1-1 0\n")), "\n")
+	block := strings.TrimSpace(lines[len(lines)-1])
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	if err := os.WriteFile(fresh, []byte(strings.Repeat("new ", 256)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	debugfs("jo\njw -b " + block + " " + fresh + "\njc\n")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "state.tar.gz")
+	if _, err := keep.Save(t.Context(), path, archive); err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, archive)["outbox/1-1"]; got != strings.Repeat("new ", 256) {
+		t.Errorf("block %s: kept %.20q", block, got)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the card was changed: %v", err)
+	}
+}
+
+// contents returns the files of an archive.
+func contents(t *testing.T, archive string) map[string]string {
+	t.Helper()
 	f, err := os.Open(archive)
 	if err != nil {
 		t.Fatal(err)
@@ -70,11 +126,11 @@ func TestWhatIsOnTheCardIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]int{}
+	got := map[string]string{}
 	for r := tar.NewReader(z); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return got
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -83,16 +139,7 @@ func TestWhatIsOnTheCardIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.Name == "agent.key" && string(b) != "key\x00\xff" {
-			t.Errorf("key: %q", b)
-		}
-		got[h.Name] = len(b)
-	}
-	if len(got) != 4 || got["outbox/1-1"] != 700_000 {
-		t.Errorf("archive: %v", got)
-	}
-	if info, err := os.Stat(archive); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("others may read it: %v, %v", info.Mode(), err)
+		got[h.Name] = string(b)
 	}
 }
 
