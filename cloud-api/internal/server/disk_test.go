@@ -97,6 +97,19 @@ func (s *sender) run(stop <-chan struct{}, size int) {
 	}
 }
 
+// goOn delivers small frames until the function it returns is called, or the test
+// ends.
+func (s *sender) goOn(t *testing.T) (end func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.run(stop, 1)
+	}()
+	end = sync.OnceFunc(func() { close(stop); <-ended })
+	t.Cleanup(end)
+	return end
+}
+
 // await waits for what happens by itself.
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()

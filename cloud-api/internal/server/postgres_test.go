@@ -1,10 +1,12 @@
 package server_test
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/postgres/pgtest"
+	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
 // A database that crashes and comes back while frames arrive: nothing that was
@@ -18,11 +20,7 @@ func TestDatabaseThatGoesAwayForAWhile(t *testing.T) {
 	}
 	c := start(t, onPostgres(t, dsn))
 	s := c.sender("a", false)
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		s.run(stop, 1)
-	}()
+	end := s.goOn(t)
 	ready := func() bool {
 		status, _ := c.do(http.MethodGet, c.public+"/readyz", nil)
 		return status == http.StatusOK
@@ -44,11 +42,88 @@ func TestDatabaseThatGoesAwayForAWhile(t *testing.T) {
 	}
 	before := s.answered.Load()
 	await(t, "progress after the last crash", func() bool { return s.answered.Load() > before+20 && ready() })
-	close(stop)
-	<-ended
+	end()
 	var a struct{ Watermark, Held, Readings uint64 }
 	c.get("/v1/agents/a", &a)
 	if n := s.answered.Load(); a.Watermark < n || a.Held != a.Watermark || a.Readings != a.Held {
 		t.Errorf("%d answered, %+v", n, a)
 	}
+}
+
+// A database that fails over while frames arrive: everything goes on by itself at
+// the standby. One that was waited for has all that was answered. The control was
+// not, and lacks some; then the server says so, and takes from the device what it
+// still has.
+func TestDatabaseThatFailsOver(t *testing.T) {
+	t.Run("synchronous", func(t *testing.T) {
+		c, primary, standby := overTwo(t, true)
+		s := c.sender("a", false)
+		end := s.goOn(t)
+		await(t, "progress", func() bool { return s.answered.Load() > 20 })
+		if err := errors.Join(primary.Kill(), standby.Promote()); err != nil {
+			t.Fatal(err)
+		}
+		before := s.answered.Load()
+		await(t, "progress at the standby", func() bool { return s.answered.Load() > before+20 })
+		end()
+		var a struct {
+			Held   uint64
+			Alarms []struct{ Kind string }
+		}
+		c.get("/v1/agents/a", &a)
+		if a.Held < s.answered.Load() || len(a.Alarms) > 0 {
+			t.Errorf("%d answered, %+v", s.answered.Load(), a)
+		}
+	})
+	t.Run("control", func(t *testing.T) {
+		c, primary, standby := overTwo(t, false)
+		s := c.sender("a", false)
+		end := s.goOn(t)
+		await(t, "progress", func() bool { return s.answered.Load() > 20 })
+		if err := standby.Kill(); err != nil { // it follows no more
+			t.Fatal(err)
+		}
+		alone := s.answered.Load()
+		await(t, "progress without the standby", func() bool { return s.answered.Load() > alone+20 })
+		end()
+		told := s.answered.Load()
+		if err := errors.Join(primary.Kill(), standby.Run(), standby.Promote()); err != nil {
+			t.Fatal(err)
+		}
+		// The device was told of everything: it says so with its next frame.
+		e := telemetry.Epoch{Ordinal: 1}
+		next, err := telemetry.EncodeFrame(telemetry.Header{
+			Agent: "a", Epoch: e, First: told + 1, Last: told + 1, OpenTotal: 1, Open: []telemetry.OpenEpoch{{Epoch: e, Lowest: 1, Durable: told + 1, Trimmed: told}},
+		}, readings(told+1, []byte("x")), s.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the next frame at the standby", func() bool { return c.deliver(next) == http.StatusOK })
+		var a struct {
+			Held, Watermark uint64
+			Alarms          []struct{ Kind string }
+		}
+		c.get("/v1/agents/a", &a)
+		if a.Held > told || len(a.Alarms) != 1 || a.Alarms[0].Kind != "restored" {
+			t.Fatalf("%d answered before, and yet: %+v", told, a)
+		}
+		if status := c.deliver(frame(t, "a", e, readings(1, make([][]byte, told)...), s.key)); status != http.StatusOK {
+			t.Fatal(status)
+		}
+		if c.get("/v1/agents/a", &a); a.Held != told+1 || a.Watermark != told+1 {
+			t.Errorf("after the device sent it again: %+v", a)
+		}
+	})
+}
+
+// overTwo starts a server over a database and its standby.
+func overTwo(t *testing.T, synchronous bool) (c *cloud, primary, standby *pgtest.Server) {
+	t.Helper()
+	primary = pgtest.Require(t)
+	standby = primary.Standby(t, synchronous)
+	dsn, err := primary.Database()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, onPostgres(t, primary.Either(standby, dsn))), primary, standby
 }

@@ -64,6 +64,19 @@ func Check(t testing.TB, err error) {
 // Start makes a cluster and runs a server over it, with settings such as
 // fsync=off beside those that a test needs.
 func Start(settings ...string) (*Server, error) {
+	s, err := empty(settings...)
+	if err != nil {
+		return nil, err
+	}
+	// --no-sync: the cluster made here is thrown away; the server itself syncs.
+	if err := s.program("initdb", "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, s.Run()
+}
+
+// empty makes a server without data.
+func empty(settings ...string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -73,20 +86,55 @@ func Start(settings ...string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{dir: dir, bin: bin}
-	if err := errors.Join(os.Chmod(dir, 0o755), give(dir)); err != nil {
-		return nil, err
-	}
-	// --no-sync: the cluster made here is thrown away; the server itself syncs.
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", s.data(), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
-	initdb.SysProcAttr, initdb.Dir = attributes(), dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
-	}
 	s.args = []string{"-D", s.data(), "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=60", "-c", "shared_buffers=64MB"}
 	for _, v := range settings {
 		s.args = append(s.args, "-c", v)
 	}
-	return s, s.Run()
+	return s, errors.Join(os.Chmod(dir, 0o755), give(dir))
+}
+
+// program runs one of PostgreSQL's own to its end.
+func (s *Server) program(name string, args ...string) error {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.SysProcAttr, cmd.Dir = attributes(), s.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// Standby makes a copy of the server that follows it, for one test. The server
+// waits for it with every commit when synchronous is true.
+func (s *Server) Standby(t testing.TB, synchronous bool) *Server {
+	t.Helper()
+	b, err := empty()
+	if err == nil {
+		t.Cleanup(func() {
+			if err := b.Stop(); err != nil {
+				t.Errorf("%v\n%s", err, b.log.String())
+			}
+		})
+		err = b.program("pg_basebackup", "-h", s.dir, "-U", "postgres", "-D", b.data(), "-X", "stream", "-c", "fast", "--no-sync", "-R")
+	}
+	if err == nil {
+		err = b.Run()
+	}
+	if err == nil && synchronous {
+		err = errors.Join(s.exec("ALTER SYSTEM SET synchronous_standby_names = '*'"), s.exec("SELECT pg_reload_conf()"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Promote makes a standby a server of its own.
+func (s *Server) Promote() error { return s.exec("SELECT pg_promote()") }
+
+// Either returns a connection string for a database of a server or of its standby:
+// whichever takes writes.
+func (s *Server) Either(standby *Server, dsn string) string {
+	return strings.Replace(dsn, "host="+s.dir, "host="+s.dir+","+standby.dir, 1) + " target_session_attrs=read-write"
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
