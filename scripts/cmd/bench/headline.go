@@ -20,7 +20,9 @@ Starts every program as ./scripts/demo does and takes the figures that are promi
 several times after a warm-up that does not count, each beside its goal:
 
   flush     what one flush takes on the device that holds the agent's data: 4 KiB
-            written over and synced, right before each latency
+            written over and synced, 200 times before each latency and after it.
+            The slowest message in a hundred is compared with the slowest flush in
+            a hundred: it waited for such
   latency   from the moment when a message was due to its PUBACK, to the database
             and to a listener of /v1/live, as the dashboard's page is one, at --rate
   backlog   the network is cut for a while, and healed: how much faster the backlog
@@ -157,7 +159,7 @@ type goal struct {
 
 // What figures are called that have a goal.
 const (
-	inFlushes   = "due → PUBACK p99, in flushes of the device"
+	inFlushes   = "due → PUBACK p99, in p99 flushes of the device"
 	toDatabase  = "due → database p99"
 	agentMemory = "agent RssAnon"
 	largeDrain  = "large backlog, drained faster than it arrives at --rate"

@@ -36,21 +36,23 @@ func describe(dir string) (described, error) {
 		_, _ = fmt.Sscanf(string(b), "MemTotal: %d kB", &d.Memory) // stays 0
 		d.Memory <<= 10
 	}
-	var err error
-	d.Flush, err = flushes(dir)
+	all, err := flushes(dir)
+	if err == nil {
+		d.Flush = []float64{quantile(all, 0.5), quantile(all, 0.99)}
+	}
 	return d, err
 }
 
 // flushes times what every commit waits for: bytes written over that are there
 // already, and synced, so that nothing but them has to go to the device.
-func flushes(dir string) (p50p99 []float64, err error) {
+// It returns milliseconds.
+func flushes(dir string) (all []float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "flush"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	block := make([]byte, 4096)
-	var all []float64
 	for n := range 201 {
 		block[0] = byte(n)
 		begin := time.Now()
@@ -64,7 +66,7 @@ func flushes(dir string) (p50p99 []float64, err error) {
 			all = append(all, float64(time.Since(begin).Microseconds())/1000)
 		}
 	}
-	return []float64{quantile(all, 0.5), quantile(all, 0.99)}, nil
+	return all, nil
 }
 
 func (h *headlines) table() string {

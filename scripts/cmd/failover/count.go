@@ -80,8 +80,8 @@ func (r *round) compare(ctx context.Context, res *roundResult) error {
 		check.Missing(func(sensor int, number uint64) { r.blame(res, r.fleets[i].Due(sensor, number)) })
 	}
 	res.ToDatabase, res.ToPuback = quantilesOf(&toDB), quantilesOf(&r.calm.puback)
-	res.AgentMemory = r.memory.of("edge-agent")
-	return nil
+	res.Memory = r.memory.most()
+	return res.measure(r.dir)
 }
 
 // online returns how late a reading came to the database, if nothing happened

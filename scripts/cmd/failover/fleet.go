@@ -11,7 +11,6 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/histogram"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/sensors"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // fleet is a set of sensors and what is known of its messages.
@@ -133,34 +132,4 @@ type observed struct {
 func (o observed) Acknowledged(sensor int, number uint64, took time.Duration) {
 	o.Oracle.Acknowledged(sensor, number, took)
 	o.calm.acknowledged(took)
-}
-
-// memory is the most that programs took, by name.
-type memory struct {
-	mu   sync.Mutex
-	anon map[string]int64
-}
-
-// watch looks once a second: a peak between two looks is missed.
-func (m *memory) watch(ctx context.Context, s *stack.Stack) {
-	m.mu.Lock()
-	m.anon = map[string]int64{}
-	m.mu.Unlock()
-	for pause(ctx, time.Second) == nil {
-		for _, p := range s.Processes() {
-			now, err := p.Memory()
-			if err != nil {
-				continue // it is away
-			}
-			m.mu.Lock()
-			m.anon[p.Name()] = max(m.anon[p.Name()], now.Anon)
-			m.mu.Unlock()
-		}
-	}
-}
-
-func (m *memory) of(name string) int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.anon[name]
 }

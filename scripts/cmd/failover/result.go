@@ -37,10 +37,10 @@ type roundResult struct {
 	Faults []row  `json:"faults"`
 	Folder string `json:"folder,omitempty"` // of data and logs, when they are kept
 	tally
-	ToPuback    quantiles `json:"publish_to_puback_ms"`   // while nothing happened
-	ToDatabase  quantiles `json:"publish_to_database_ms"` // likewise
-	AgentMemory int64     `json:"agent_rss_anon_max_bytes"`
-	Wrong       []string  `json:"wrong,omitempty"` // why it did not pass
+	footprint
+	ToPuback   quantiles `json:"publish_to_puback_ms"`   // while nothing happened
+	ToDatabase quantiles `json:"publish_to_database_ms"` // likewise
+	Wrong      []string  `json:"wrong,omitempty"`        // why it did not pass
 
 	Broken []string `json:"-"` // what was wrong before the count
 }
@@ -191,8 +191,11 @@ func report(r result) string {
 	line("lost", t.Lost, "numbers that the ledger says were given up, and why")
 	line("false gaps", t.FalseGaps, "of those, numbers that are there")
 	for _, round := range r.Rounds {
-		fmt.Fprintf(&b, "\n  round %d, while nothing happened: due → PUBACK p50 %.1f ms, p99 %.1f ms; due → database p50 %.0f ms, p99 %.0f ms; agent RssAnon at most %.1f MB\n",
-			round.Number, round.ToPuback.P50, round.ToPuback.P99, round.ToDatabase.P50, round.ToDatabase.P99, float64(round.AgentMemory)/1e6)
+		fmt.Fprintf(&b, "\n  round %d, while nothing happened: due → PUBACK p50 %.1f ms, p99 %.1f ms; due → database p50 %.0f ms, p99 %.0f ms\n",
+			round.Number, round.ToPuback.P50, round.ToPuback.P99, round.ToDatabase.P50, round.ToDatabase.P99)
+		fmt.Fprintf(&b, "           RssAnon at most: agent %.1f MB, its sidecar %.1f, cloud-api %.1f, this program %.1f; %d files of %.0f MB in the end\n",
+			float64(round.Memory["edge-agent"])/1e6, float64(round.Memory["daprd-edge"])/1e6, float64(round.Memory["cloud-api"])/1e6,
+			float64(round.Memory[self])/1e6, round.Files, float64(round.Bytes)/1e6)
 	}
 	b.WriteString(verdict(r))
 	return b.String()

@@ -41,10 +41,15 @@ type Memory struct {
 }
 
 // Memory returns the memory of the current run, or an error when it has ended.
-func (p *Process) Memory() (Memory, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+func (p *Process) Memory() (Memory, error) { return memory(p.Pid(), p.spec.Name) }
+
+// Own returns the memory of this program itself.
+func Own() (Memory, error) { return memory(os.Getpid(), "this program") }
+
+func memory(pid int, name string) (Memory, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return Memory{}, fmt.Errorf("memory of %s: %w", p.spec.Name, err)
+		return Memory{}, fmt.Errorf("memory of %s: %w", name, err)
 	}
 	var m Memory
 	for line := range strings.Lines(string(b)) {

@@ -22,3 +22,6 @@ type Memory struct {
 
 // Memory is known on Linux only.
 func (p *Process) Memory() (Memory, error) { return Memory{}, errors.ErrUnsupported }
+
+// Own is known on Linux only.
+func Own() (Memory, error) { return Memory{}, errors.ErrUnsupported }
