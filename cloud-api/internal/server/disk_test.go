@@ -74,11 +74,11 @@ func (c *cloud) sender(agent string, careless bool) *sender {
 	return &sender{cloud: c, agent: agent, key: c.device(agent), careless: careless}
 }
 
-// run delivers until stop is closed.
+// run delivers until stop is closed, from where it was.
 func (s *sender) run(stop <-chan struct{}, size int) {
 	payload := make([]byte, size)
 	rand.Read(payload) // what cannot be compressed fills a disk
-	for seq := uint64(1); ; {
+	for seq := s.answered.Load() + 1; ; {
 		select {
 		case <-stop:
 			return

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/holdfast-edge/holdfast/cloud-api/internal/store/postgres/pgtest"
-	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
 // A database that crashes and comes back while frames arrive: nothing that was
@@ -90,29 +89,7 @@ func TestDatabaseThatFailsOver(t *testing.T) {
 		if err := errors.Join(primary.Kill(), standby.Run(), standby.Promote()); err != nil {
 			t.Fatal(err)
 		}
-		// The device was told of everything: it says so with its next frame.
-		e := telemetry.Epoch{Ordinal: 1}
-		next, err := telemetry.EncodeFrame(telemetry.Header{
-			Agent: "a", Epoch: e, First: told + 1, Last: told + 1, OpenTotal: 1, Open: []telemetry.OpenEpoch{{Epoch: e, Lowest: 1, Durable: told + 1, Trimmed: told}},
-		}, readings(told+1, []byte("x")), s.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		await(t, "the next frame at the standby", func() bool { return c.deliver(next) == http.StatusOK })
-		var a struct {
-			Held, Watermark uint64
-			Alarms          []struct{ Kind string }
-		}
-		c.get("/v1/agents/a", &a)
-		if a.Held > told || len(a.Alarms) != 1 || a.Alarms[0].Kind != "restored" {
-			t.Fatalf("%d answered before, and yet: %+v", told, a)
-		}
-		if status := c.deliver(frame(t, "a", e, readings(1, make([][]byte, told)...), s.key)); status != http.StatusOK {
-			t.Fatal(status)
-		}
-		if c.get("/v1/agents/a", &a); a.Held != told+1 || a.Watermark != told+1 {
-			t.Errorf("after the device sent it again: %+v", a)
-		}
+		c.asksAgain(s, told)
 	})
 }
 
