@@ -29,7 +29,26 @@ const (
 	// latestEpochs is how many epochs are asked for the newest readings of all
 	// agents: with one live epoch an agent, so many agents.
 	latestEpochs = 50
+	// NewestLook is how many epochs are gone through for those of some agents: the
+	// rows of a fleet of thousands, some milliseconds.
+	NewestLook = 5000
 )
+
+// Look returns how many epochs Newest has to ask the database for.
+func Look(limit int, allow func(agent string) bool) int {
+	if allow != nil {
+		return NewestLook
+	}
+	return limit
+}
+
+// Allowed returns the first few epochs of agents that allow lets through.
+func Allowed(list []EpochRef, limit int, allow func(agent string) bool) []EpochRef {
+	if allow != nil {
+		list = slices.DeleteFunc(list, func(e EpochRef) bool { return !allow(e.Agent) })
+	}
+	return list[:min(len(list), limit)]
+}
 
 // EpochRef is one epoch as a database knows it.
 type EpochRef struct {
@@ -50,8 +69,9 @@ type Source interface {
 	NextAgent(name string, from bool) (id int64, next string, err error)
 	// EpochsFrom lists the epochs of an agent from one on: upwards, or downwards.
 	EpochsFrom(agent int64, from telemetry.Epoch, desc bool) ([]EpochRef, error)
-	// Newest lists the epochs that were heard of last.
-	Newest(limit int) ([]EpochRef, error)
+	// Newest lists the epochs that were heard of last, of the agents that allow
+	// lets through (nil: all) among the NewestLook last.
+	Newest(limit int, allow func(agent string) bool) ([]EpochRef, error)
 	// TopicIDs lists the topics of an agent that the filter may match.
 	TopicIDs(agent int64, filter string) ([]Topic, error)
 	// Bounds returns the first and last seq within r that has a reading; an
@@ -255,14 +275,11 @@ func (s *scan) rows(e EpochRef, step telemetry.Range, topics []int64) (full bool
 // latest returns the readings received last, over all agents: without a cursor,
 // for a page that shows what is coming in.
 func (s *scan) latest() error {
-	epochs, err := s.src.Newest(latestEpochs)
+	epochs, err := s.src.Newest(latestEpochs, s.q.Allow)
 	if err != nil {
 		return err
 	}
 	for _, e := range epochs {
-		if s.q.Allow != nil && !s.q.Allow(e.Agent) {
-			continue
-		}
 		topics, none, err := s.topics(e.AgentID)
 		if err != nil {
 			return err

@@ -62,7 +62,7 @@ func (m *memory) EpochsFrom(agent int64, from telemetry.Epoch, desc bool) (out [
 	return out, nil
 }
 
-func (m *memory) Newest(limit int) (out []EpochRef, err error) {
+func (m *memory) Newest(limit int, allow func(string) bool) (out []EpochRef, err error) {
 	for i := range m.agents() {
 		list, err := m.EpochsFrom(int64(i), telemetry.Epoch{Ordinal: 1 << 40}, true)
 		if err != nil {
@@ -70,7 +70,7 @@ func (m *memory) Newest(limit int) (out []EpochRef, err error) {
 		}
 		out = append(out, list...)
 	}
-	return out[:min(limit, len(out))], nil
+	return Allowed(out, limit, allow), nil
 }
 
 func (m *memory) TopicIDs(agent int64, _ string) (out []Topic, err error) {

@@ -65,7 +65,7 @@ func (s *Store) Values(ctx context.Context, agent, topic string, from, to int64,
 // Newest implements store.Store.
 func (s *Store) Newest(ctx context.Context, limit int) (out []store.EpochRef, err error) {
 	err = s.view(ctx, func(tx pgx.Tx) error {
-		out, err = source{ctx, tx}.Newest(limit)
+		out, err = source{ctx, tx}.Newest(limit, nil)
 		return err
 	})
 	return out, err
@@ -99,11 +99,12 @@ func (s source) EpochsFrom(agent int64, from telemetry.Epoch, desc bool) ([]stor
 	return s.epochs("WHERE e.agent_id = $1 AND e.last_received > 0 AND (e.ordinal, e.eid) "+op+" ($2, $3) ORDER BY e.ordinal "+order+", e.eid "+order, agent, int64(from.Ordinal), from.ID[:])
 }
 
-func (s source) Newest(limit int) ([]store.EpochRef, error) {
-	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT $1", limit)
+func (s source) Newest(limit int, allow func(agent string) bool) ([]store.EpochRef, error) {
+	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT $1", store.Look(limit, allow))
 	if err != nil {
 		return nil, err
 	}
+	list = store.Allowed(list, limit, allow)
 	for i := range list {
 		e := &list[i]
 		err := s.tx.QueryRow(s.ctx, "SELECT coalesce(max(seq), 0) FROM readings WHERE epoch_id = $1 AND received BETWEEN $2 AND $3", e.ID, e.First, e.Last).Scan(&e.Top)

@@ -53,7 +53,7 @@ func (s *Store) Values(ctx context.Context, agent, topic string, from, to int64,
 // Newest implements store.Store.
 func (s *Store) Newest(ctx context.Context, limit int) (out []store.EpochRef, err error) {
 	err = s.view(ctx, func(tx *sql.Tx) error {
-		out, err = source{ctx, tx}.Newest(limit)
+		out, err = source{ctx, tx}.Newest(limit, nil)
 		return err
 	})
 	return out, err
@@ -95,11 +95,12 @@ func (s source) EpochsFrom(agent int64, from telemetry.Epoch, desc bool) ([]stor
 	return s.epochs("WHERE e.agent_id = ? AND (e.ordinal, e.eid) "+op+" (?, ?) ORDER BY e.ordinal "+order+", e.eid "+order, agent, int64(from.Ordinal), from.ID[:])
 }
 
-func (s source) Newest(limit int) ([]store.EpochRef, error) {
-	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT ?", limit)
+func (s source) Newest(limit int, allow func(agent string) bool) ([]store.EpochRef, error) {
+	list, err := s.epochs("WHERE e.last_received > 0 ORDER BY e.last_received DESC LIMIT ?", store.Look(limit, allow))
 	if err != nil {
 		return nil, err
 	}
+	list = store.Allowed(list, limit, allow)
 	for i := range list {
 		r, err := s.Bounds(list[i], telemetry.Range{First: 1, Last: ledger.MaxSeq})
 		if err != nil {

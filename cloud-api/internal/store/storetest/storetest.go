@@ -501,6 +501,18 @@ func newestFirst(t *testing.T, db Database) {
 	if len(p.Readings) != 12 || p.Readings[0].Agent != "b" || p.Readings[0].Seq != 10 || p.Readings[11].Agent != "a" || p.Readings[11].Seq != 9 {
 		t.Errorf("%+v", p.Readings)
 	}
+	// Who may see some finds their newest behind any number of others'.
+	for i := range 60 {
+		name := fmt.Sprintf("busy-%d", i)
+		agent(t, st, name)
+		f := frame(name, epoch(1), 1, 1)
+		f.Received = sent.Add(time.Minute)
+		commit(t, st, f)
+	}
+	p, err = st.Readings(t.Context(), store.Query{Desc: true, Limit: 5, Allow: func(agent string) bool { return agent == "a" }})
+	if err != nil || len(p.Readings) != 5 || p.Readings[0].Agent != "a" || p.Readings[0].Seq != 10 {
+		t.Errorf("of a alone: %+v, %v", p.Readings, err)
+	}
 }
 
 // A frame of an agent that was never enrolled stores nothing.
