@@ -43,11 +43,6 @@ type fleet struct {
 // that is at work.
 const warmUp = 1500 * time.Millisecond
 
-// catchUpLimit is how long the system may take to be whole again after a fault.
-// It is long because it only decides how soon a failure is called one: on two
-// cores with much else to do everything takes its time.
-const catchUpLimit = 3 * time.Minute
-
 // Faults last so many times as long as in a drill.
 const (
 	stretch     = 2
@@ -174,30 +169,30 @@ func (f *fleet) end() error {
 	select {
 	case err := <-f.done:
 		return err
-	case <-time.After(catchUpLimit):
-		return fmt.Errorf("messages without a PUBACK %v after the last one was published", catchUpLimit)
+	case <-time.After(faults.CatchUp):
+		return fmt.Errorf("messages without a PUBACK %v after the last one was published", faults.CatchUp)
 	}
 }
 
 // recover waits until the cloud has heard of the device since the fault, and
 // less is on its way than comes in within a second, while more comes in.
 func (c *course) recover(ctx context.Context, healed time.Time) error {
-	ctx, cancel := context.WithDeadline(ctx, healed.Add(catchUpLimit))
+	ctx, cancel := context.WithDeadline(ctx, healed.Add(faults.CatchUp))
 	defer cancel()
 	for {
 		agent, err := c.stack.Client().Agent(ctx, c.stack.Edge.ID)
 		if err == nil && agent.LastSeen.After(healed) {
-			return c.stack.Settle(ctx, uint64(c.rate), catchUpLimit)
+			return c.stack.Settle(ctx, uint64(c.rate), faults.CatchUp)
 		}
 		if pause(ctx, 20*time.Millisecond) != nil {
-			return fmt.Errorf("no frame came to the cloud within %v: %w", catchUpLimit, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("no frame came to the cloud within %v: %w", faults.CatchUp, errors.Join(ctx.Err(), err))
 		}
 	}
 }
 
 // count reads everything back until it is whole, or for too long.
 func (c *course) count(ctx context.Context, r *row, f faults.Fault, healed time.Time) error {
-	limit := time.Now().Add(catchUpLimit)
+	limit := time.Now().Add(faults.CatchUp)
 	if f.Control {
 		limit = time.Now().Add(controlLimit)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 	"github.com/holdfast-edge/holdfast/scripts/internal/faults"
@@ -103,6 +104,9 @@ func (d *drill) hands(kinds []faults.Fault, begin time.Time) func(func(int, []fa
 // survey finds out what this machine has.
 func (d *drill) survey() (err error) {
 	d.lacks = map[faults.Need]error{}
+	if d.broker.Name == broker.Mosquitto().Name {
+		d.lacks[faults.KeptFrames] = errors.New("over MQTT the sidecars' sessions are clean ones, for which a broker keeps nothing")
+	}
 	if d.store != "sqlite" {
 		found, err := postgres.Find()
 		switch {

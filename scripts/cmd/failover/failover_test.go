@@ -137,6 +137,17 @@ func TestJUnit(t *testing.T) {
 	}
 }
 
+// On a cluster the flags that its program has too are handed on, with what follows --, and others are refused.
+func TestFlagsForACluster(t *testing.T) {
+	o, err := parse(strings.Fields("--kubeconfig k --only edge-pod,cut --rate 50 -- --cut ./cut.sh"), io.Discard)
+	if got := strings.Join(o.cluster, " "); err != nil || o.kubeconfig != "k" || got != "--only edge-pod,cut --rate 50 --cut ./cut.sh" {
+		t.Errorf("%q: %v", got, err)
+	}
+	if _, err := parse(strings.Fields("--kubeconfig k --seed 3"), io.Discard); err == nil || !strings.Contains(err.Error(), "--seed") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Wrong flags are refused with what is allowed, and the list names every kind.
 func TestFlags(t *testing.T) {
 	for args, word := range map[string]string{

@@ -7,8 +7,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
+	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/term"
 )
 
@@ -27,6 +30,9 @@ func play(ctx context.Context) (int, error) {
 	if err != nil {
 		return notPlayed, term.Usage(err)
 	}
+	if o.kubeconfig != "" {
+		return notPlayed, becomeCluster(o.kubeconfig, o.cluster)
+	}
 	if o.list {
 		fmt.Print(catalogue())
 		return passed, nil
@@ -43,6 +49,16 @@ func play(ctx context.Context) (int, error) {
 		err = publish(o, res)
 	}
 	return res.status(), err
+}
+
+// becomeCluster runs test-kubernetes in the place of this program.
+func becomeCluster(kubeconfig string, flags []string) error {
+	root, err := repo.Root()
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(root, "scripts", "test-kubernetes")
+	return fmt.Errorf("run %s: %w", program, syscall.Exec(program, append([]string{program}, flags...), append(os.Environ(), "KUBECONFIG="+kubeconfig)))
 }
 
 // publish writes the result for other programs.

@@ -14,7 +14,7 @@ func brokers() []Fault {
 		{Name: "broker-killed", About: "SIGKILL, started again after a while", Does: brokerKilled},
 		{Name: "broker-frozen", About: "SIGSTOP: connections stay open and silent", Does: brokerFrozen},
 		{Name: "broker-wiped", About: "killed with frames in it that nobody has fetched, and started again empty", Does: brokerWiped},
-		{Name: "broker-full", About: "no room on the broker's disk; then there is, and it is started again", Needs: []Need{SmallDisks}, Ends: []string{"broker"}, Does: brokerFull},
+		{Name: "broker-full", About: "no room on the broker's disk; then there is, and it is started again", Needs: []Need{SmallDisks, KeptFrames}, Ends: []string{"broker"}, Does: brokerFull},
 	}
 }
 
