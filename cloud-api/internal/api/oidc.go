@@ -43,10 +43,12 @@ var errToken = errors.New("access token")
 type OIDC struct {
 	issuer, audience, roles, agents string
 	client                          *http.Client
+	now                             func() time.Time
 
-	mu    sync.Mutex
-	keys  jose.JSONWebKeySet
-	asked time.Time
+	asking sync.Mutex // held by who asks the issuer
+	mu     sync.Mutex
+	keys   jose.JSONWebKeySet
+	asked  time.Time // when the issuer last answered, or did not
 }
 
 // OIDCOptions says whose tokens are taken. Claims are named by the provider.
@@ -55,11 +57,16 @@ type OIDCOptions struct {
 	Audience    string
 	RolesClaim  string // a text or a list with holdfast-read or holdfast-admin
 	AgentsClaim string // a list of agents, or beginnings with a *; none: all
+
+	Now func() time.Time // nil: time.Now
 }
 
 // NewOIDC returns an OIDC that asks the issuer when the first token comes.
 func NewOIDC(o OIDCOptions) *OIDC {
-	return &OIDC{issuer: o.Issuer, audience: o.Audience, roles: o.RolesClaim, agents: o.AgentsClaim, client: &http.Client{Timeout: issuerTime}}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &OIDC{issuer: o.Issuer, audience: o.Audience, roles: o.RolesClaim, agents: o.AgentsClaim, client: &http.Client{Timeout: issuerTime}, now: o.Now}
 }
 
 // algorithms are those with a public key: a shared secret would let the cloud
@@ -83,7 +90,7 @@ func (o *OIDC) caller(ctx context.Context, token string) (Caller, error) {
 	if err := parsed.Claims(key, &claims, &all); err != nil {
 		return Caller{}, fmt.Errorf("%w: %w", errToken, err)
 	}
-	expected := jwt.Expected{Issuer: o.issuer, AnyAudience: jwt.Audience{o.audience}, Time: time.Now()}
+	expected := jwt.Expected{Issuer: o.issuer, AnyAudience: jwt.Audience{o.audience}, Time: o.now()}
 	if err := claims.ValidateWithLeeway(expected, leeway); err != nil {
 		return Caller{}, fmt.Errorf("%w: %w", errToken, err)
 	}
@@ -129,27 +136,55 @@ func texts(v any) (out []string) {
 }
 
 // key finds a key of the issuer, asking for its keys when they are old or lack
-// this one.
+// this one. While one asks, who has a key goes on with it and the others wait.
 func (o *OIDC) key(ctx context.Context, id string) (*jose.JSONWebKey, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	found := o.keys.Key(id)
-	age := time.Since(o.asked)
-	if len(found) == 0 && age > keysGap || age > keysAge {
-		o.asked = time.Now()
-		keys, err := o.fetch(ctx)
-		if err != nil && len(found) == 0 {
-			return nil, fmt.Errorf("keys of %s: %w", o.issuer, err)
+	found, ask := o.known(id)
+	switch {
+	case !ask:
+	case len(found) == 0:
+		o.asking.Lock()
+		err := o.ask(ctx, id)
+		o.asking.Unlock()
+		if err != nil {
+			return nil, err
 		}
-		if err == nil {
-			o.keys = keys
-			found = keys.Key(id)
+		found, _ = o.known(id)
+	case o.asking.TryLock():
+		err := o.ask(ctx, id)
+		o.asking.Unlock()
+		if err == nil { // a key that the issuer withdrew counts no more
+			found, _ = o.known(id)
 		}
 	}
 	if len(found) != 1 || !found[0].IsPublic() || !found[0].Valid() {
 		return nil, fmt.Errorf("%w: signed by a key that the issuer does not publish", errToken)
 	}
 	return &found[0], nil
+}
+
+// known returns the keys of a name, and whether the issuer is to be asked.
+func (o *OIDC) known(id string) (found []jose.JSONWebKey, ask bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	found = o.keys.Key(id)
+	age := o.now().Sub(o.asked)
+	return found, len(found) == 0 && age > keysGap || age > keysAge
+}
+
+// ask reads the issuer's keys anew, unless somebody just did; o.asking is held.
+func (o *OIDC) ask(ctx context.Context, id string) error {
+	if _, ask := o.known(id); !ask {
+		return nil
+	}
+	keys, err := o.fetch(ctx)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked = o.now()
+	if err != nil {
+		return fmt.Errorf("keys of %s: %w", o.issuer, err)
+	}
+	o.keys = keys
+	return nil
 }
 
 func (o *OIDC) fetch(ctx context.Context) (keys jose.JSONWebKeySet, err error) {

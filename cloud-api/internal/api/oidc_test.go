@@ -26,6 +26,8 @@ type provider struct {
 	key   atomic.Pointer[ecdsa.PrivateKey]
 	id    atomic.Pointer[string]
 	asked atomic.Int64
+	later atomic.Int64                  // how much later than now the server believes it is, in nanoseconds
+	hold  atomic.Pointer[chan struct{}] // when set: nobody is answered before it is closed
 }
 
 func newProvider(t *testing.T) *provider {
@@ -33,6 +35,9 @@ func newProvider(t *testing.T) *provider {
 	p.rotate("one")
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.asked.Add(1)
+		if hold := p.hold.Load(); hold != nil {
+			<-*hold
+		}
 		var answer any = map[string]string{"issuer": p.url, "jwks_uri": p.url + "/keys"}
 		if r.URL.Path == "/keys" {
 			answer = jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.key.Load().Public(), KeyID: *p.id.Load(), Use: "sig"}}}
@@ -82,7 +87,7 @@ func (p *provider) access() *api.Access {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	a.OIDC = api.NewOIDC(api.OIDCOptions{Issuer: p.url, Audience: "holdfast", RolesClaim: "roles", AgentsClaim: "agents"})
+	a.OIDC = api.NewOIDC(api.OIDCOptions{Issuer: p.url, Audience: "holdfast", RolesClaim: "roles", AgentsClaim: "agents", Now: func() time.Time { return time.Now().Add(time.Duration(p.later.Load())) }})
 	return a
 }
 
@@ -152,14 +157,18 @@ func TestOIDCForgeriesAreRefused(t *testing.T) {
 	}
 }
 
-// A provider that is away refuses nobody whose key is known, and lets nobody
-// else in; one that rotated its key is asked again, but not by every forgery.
+// A provider that rotated its key is asked again, but not by every forgery; the
+// token that the old key signed opens nothing any more.
 func TestOIDCProviderIsAskedSparingly(t *testing.T) {
 	p := newProvider(t)
 	s := open(t, p.access())
+	status := func(token string) int {
+		resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+token)
+		return resp.StatusCode
+	}
 	first := p.token(nil)
-	if resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+first); resp.StatusCode != 200 {
-		t.Fatalf("%d", resp.StatusCode)
+	if got := status(first); got != 200 {
+		t.Fatalf("%d", got)
 	}
 	asked := p.asked.Load()
 	p.rotate("two")
@@ -169,8 +178,53 @@ func TestOIDCProviderIsAskedSparingly(t *testing.T) {
 	if n := p.asked.Load() - asked; n != 0 {
 		t.Errorf("asked %d times within 30 s", n)
 	}
-	if resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+first); resp.StatusCode != 200 {
-		t.Errorf("the key that is known: %d", resp.StatusCode)
+	if got := status(first); got != 200 {
+		t.Errorf("the key that is known: %d", got)
+	}
+	p.later.Store(int64(time.Minute))
+	if got := status(p.token(nil)); got != 200 {
+		t.Errorf("the new key, a minute later: %d", got)
+	}
+	if got := status(first); got != 401 {
+		t.Errorf("the old key: %d", got)
+	}
+}
+
+// A provider that does not answer holds up nobody whose key is known, and lets
+// nobody else in.
+func TestOIDCProviderThatHangs(t *testing.T) {
+	p := newProvider(t)
+	s := open(t, p.access())
+	token := p.token(map[string]any{"exp": time.Now().Add(24 * time.Hour).Unix()})
+	status := func() int {
+		resp, _ := s.do(http.MethodGet, "/v1/me", nil, "Authorization", "Bearer "+token)
+		return resp.StatusCode
+	}
+	if got := status(); got != 200 {
+		t.Fatalf("%d", got)
+	}
+	hold := make(chan struct{})
+	p.hold.Store(&hold)
+	p.later.Store(int64(2 * time.Hour)) // its keys are old now
+	asked := p.asked.Load()
+	first := make(chan int, 1)
+	go func() { first <- status() }()
+	for deadline := time.Now().Add(time.Minute); p.asked.Load() == asked; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asks")
+		}
+	}
+	if got := status(); got != 200 {
+		t.Errorf("while one asks: %d", got)
+	}
+	select {
+	case got := <-first:
+		t.Errorf("%d: who asked did not wait, so nobody was seen to go on meanwhile", got)
+	default:
+	}
+	close(hold)
+	if got := <-first; got != 200 {
+		t.Errorf("who asked: %d", got)
 	}
 }
 
