@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -313,4 +314,57 @@ func TestExportSaysEverything(t *testing.T) {
 	if s := lines[4].Start; s.Previous != first.String() || s.Last != 4 || s.Clean {
 		t.Errorf("%+v", s)
 	}
+}
+
+// An export is what the outbox itself reads, record for record and in its order,
+// whatever files it lies in.
+func TestExportIsWhatTheOutboxReads(t *testing.T) {
+	dir := cardOf(t)
+	var out bytes.Buffer
+	if err := Export(dir, &out); err != nil {
+		t.Fatal(err)
+	}
+	x := open(t, Options{Dir: dir, SegmentBytes: small, packFrom: 1 << 20, KeepBytes: 1 << 30, noSync: true})
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	n := 0
+	for _, o := range x.Epochs() {
+		for _, rec := range x.all(o.Epoch) {
+			want, err := json.Marshal(newLine(o.Epoch, &rec))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n >= len(lines) || lines[n] != string(want) {
+				t.Fatalf("line %d of %d is not %s", n, len(lines), want)
+			}
+			n++
+		}
+	}
+	if n != len(lines) || n < 100 {
+		t.Fatalf("%d lines were exported, %d records are read", len(lines), n)
+	}
+}
+
+// A writer that fails, as a full disk under the export, ends the verbs with its error.
+func TestFailingWriterIsSaid(t *testing.T) {
+	dir := cardOf(t)
+	for name, verb := range map[string]func(string, io.Writer) error{"verify": Verify, "stats": PrintStats, "export": Export} {
+		for _, room := range []int{0, 10, 300} {
+			if err := verb(dir, &short{room}); !errors.Is(err, io.ErrShortWrite) {
+				t.Errorf("%s with room for %d bytes: %v", name, room, err)
+			}
+		}
+		if x := open(t, Options{Dir: dir, noSync: true}); x.stop() != nil { // and the folder is free
+			t.Errorf("%s holds the folder", name)
+		}
+	}
+}
+
+// short is a writer that has room for some bytes.
+type short struct{ room int }
+
+func (s *short) Write(b []byte) (int, error) {
+	if s.room -= len(b); s.room < 0 {
+		return 0, io.ErrShortWrite
+	}
+	return len(b), nil
 }

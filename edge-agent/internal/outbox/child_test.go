@@ -437,6 +437,38 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Logf("%d lives, %d records acknowledged, none missing or doubled", lives, d.total)
 }
 
+// A process killed while it drops and packs leaves nothing unaccounted for. Nothing is
+// receipted: so every loss record must still be told.
+func TestKillWhileDroppingExplainsEverything(t *testing.T) {
+	lives := envInt(t, "OUTBOX_KILLS", 5, 40)
+	d := newDevice(t, seeded(t), errand{
+		Do: "produce", Dir: t.TempDir(), Segment: minSegment, Max: 5 * minSegment, Full: DropOldest, PackFrom: 3, Losing: true,
+	})
+	for life := range lives {
+		d.job.Seed = d.rng.Uint64()
+		c := startChild(t, d.job)
+		acks, enough := 0, 300+d.rng.IntN(900)
+		for l := range c.lines {
+			if d.note(l) {
+				acks++
+			}
+			if acks == enough {
+				_ = c.cmd.Process.Kill()
+			}
+		}
+		c.end()
+		if len(d.fails) > 0 {
+			t.Fatalf("life %d: %q", life, d.fails)
+		}
+		if missing := d.check(); missing > 0 {
+			t.Fatalf("life %d: nothing accounts for %d acknowledged records", life, missing)
+		}
+	}
+	if len(d.told) == 0 {
+		t.Fatal("nothing was ever dropped")
+	}
+}
+
 // watch tells of the highest seq that a reader sees (V), again and again: through
 // Read, or, unfenced, as bbolt shows it.
 func watch(ctx context.Context, box *Outbox, t *teller, unfenced bool) {

@@ -110,3 +110,23 @@ func TestPowerCutWithoutFsyncLosesRecords(t *testing.T) {
 	}
 	t.Fatal("nothing was lost without fsync in twenty cuts: the test of the power cut shows nothing")
 }
+
+// A power cut while segments are dropped for room and packed: what was acknowledged is
+// there, or given up by a loss record that is there.
+func TestPowerCutWhileDroppingExplainsEverything(t *testing.T) {
+	cuts := envInt(t, "OUTBOX_CUTS", 3, 30)
+	m := newMachine(t, seeded(t), errand{Do: "produce", Segment: minSegment, Max: 5 * minSegment, Full: DropOldest, PackFrom: 3, Losing: true})
+	for cut := range cuts {
+		m.live(100 + m.rng.IntN(900))
+		if missing := m.check(); missing > 0 {
+			t.Fatalf("cut %d: nothing accounts for %d acknowledged records", cut, missing)
+		}
+	}
+	dropped := uint64(0)
+	for _, lost := range m.told {
+		dropped += lost.Len()
+	}
+	if t.Logf("%d cuts, %d records acknowledged, %d numbers given up, each with its record", cuts, m.total, dropped); dropped == 0 {
+		t.Fatal("nothing was ever dropped")
+	}
+}

@@ -88,47 +88,120 @@ func appendFor(x *box, batch int, d time.Duration) (float64, error) {
 	return float64(n) / time.Since(start).Seconds(), nil
 }
 
-func (b *bench) ours(batch int) (rate float64, err error) {
-	dir, err := b.fresh("outbox")
-	if err != nil {
-		return 0, err
+// side opens one of those that are compared, in a folder of its own, and returns
+// what appends one batch, durably, and what ends it.
+type side func() (once, end func() error, err error)
+
+func (b *bench) ours(batch int) side {
+	return func() (once, end func() error, err error) {
+		dir, err := b.fresh("outbox")
+		if err != nil {
+			return nil, nil, err
+		}
+		x, err := openBox(dir, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		ds := drafts(batch)
+		once = func() error { _, err := x.Append(context.Background(), ds...); return err }
+		return once, x.stop, nil
 	}
-	x, err := openBox(dir, nil)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, x.stop()) }()
-	if _, err := x.Append(context.Background(), drafts(1)...); err != nil {
-		return 0, err
-	}
-	return appendFor(x, batch, b.length)
 }
 
-func (b *bench) raftWAL(batch int) (rate float64, err error) {
-	dir, err := b.fresh("raft-wal")
-	if err != nil {
-		return 0, err
-	}
-	w, err := raftwal.Open(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	logs := make([]*raft.Log, batch)
-	data := noise(batch)
-	index := uint64(0)
-	n, start := 0, time.Now()
-	for time.Since(start) < b.length {
-		for i := range logs {
-			index++
-			logs[i] = &raft.Log{Index: index, Term: 1, Data: data[i]}
+func (b *bench) raftWAL(batch int) side {
+	return func() (once, end func() error, err error) {
+		dir, err := b.fresh("raft-wal")
+		if err != nil {
+			return nil, nil, err
 		}
-		if err := w.StoreLogs(logs); err != nil {
+		w, err := raftwal.Open(dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		logs, data, index := make([]*raft.Log, batch), noise(batch), uint64(0)
+		once = func() error {
+			for i := range logs {
+				index++
+				logs[i] = &raft.Log{Index: index, Term: 1, Data: data[i]}
+			}
+			return w.StoreLogs(logs)
+		}
+		return once, w.Close, nil
+	}
+}
+
+// bare does only what a commit of bbolt cannot do without: it appends the bytes to
+// a file that is set aside, syncs, writes one page at its front, and syncs. Where
+// all of the file was written before, the file system has nothing to note of it.
+func (b *bench) bare(batch int, written bool) side {
+	return func() (once, end func() error, err error) {
+		dir, err := b.fresh("bare")
+		if err != nil {
+			return nil, nil, err
+		}
+		const size = 64 << 20
+		f, err := os.Create(filepath.Join(dir, "file"))
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := setAside(f, size, written); err != nil {
+			return nil, nil, errors.Join(err, f.Close())
+		}
+		page, data := make([]byte, 4096), bytes.Join(noise(batch), nil)
+		at := int64(len(page))
+		once = func() error {
+			if at+int64(len(data)) > size {
+				at = int64(len(page)) // 64 MiB a second and more: from the front again
+			}
+			for _, w := range []struct {
+				data []byte
+				at   int64
+			}{{data, at}, {page, 0}} {
+				if _, err := f.WriteAt(w.data, w.at); err != nil {
+					return err
+				}
+				if err := unix.Fdatasync(int(f.Fd())); err != nil {
+					return err
+				}
+			}
+			at += int64(len(data)+4095) &^ 4095
+			return nil
+		}
+		return once, f.Close, nil
+	}
+}
+
+func setAside(f *os.File, size int64, written bool) error {
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		return err
+	}
+	for at := int64(0); written && at < size; at += 1 << 20 {
+		if _, err := f.WriteAt(make([]byte, 1<<20), at); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// rate returns how many records a second a side appends, after the first batch.
+func (b *bench) rate(batch int, open side) func() (float64, error) {
+	return func() (rate float64, err error) {
+		once, end, err := open()
+		if err != nil {
 			return 0, err
 		}
-		n += batch
+		defer func() { err = errors.Join(err, end()) }()
+		if err := once(); err != nil {
+			return 0, err
+		}
+		n, start := 0, time.Now()
+		for ; time.Since(start) < b.length; n += batch {
+			if err := once(); err != nil {
+				return 0, err
+			}
+		}
+		return float64(n) / time.Since(start).Seconds(), nil
 	}
-	return float64(n) / time.Since(start).Seconds(), nil
 }
 
 // compare alternates between two sides, and returns the figures of each and the
@@ -167,57 +240,16 @@ func (b *bench) beside(name string, g *goal, one, two func() (float64, error)) e
 
 func (b *bench) append() error {
 	for _, batch := range []int{64, 1024} {
-		raft := func() (float64, error) { return b.raftWAL(batch) }
+		raft := b.rate(batch, b.raftWAL(batch))
 		name := fmt.Sprintf("append, batches of %d: ", batch)
-		if err := b.beside(name+"outbox / raft-wal", atLeast(0.75), func() (float64, error) { return b.ours(batch) }, raft); err != nil {
+		if err := b.beside(name+"outbox / raft-wal", atLeast(0.75), b.rate(batch, b.ours(batch)), raft); err != nil {
 			return err
 		}
-		if err := b.beside(name+"two fdatasyncs, no database / raft-wal", nil, func() (float64, error) { return b.bare(batch) }, raft); err != nil {
+		if err := b.beside(name+"two fdatasyncs, no database / raft-wal", nil, b.rate(batch, b.bare(batch, false)), raft); err != nil {
 			return err
 		}
 	}
 	return b.beside("append, 64 producers: outbox / a commit a message", atLeast(8), b.producers, b.commitEach)
-}
-
-// bare does only what a commit of bbolt cannot do without: it appends the bytes to
-// a file that is set aside, syncs, writes one page at its front, and syncs.
-func (b *bench) bare(batch int) (rate float64, err error) {
-	dir, err := b.fresh("bare")
-	if err != nil {
-		return 0, err
-	}
-	const size = 64 << 20
-	f, err := os.Create(filepath.Join(dir, "file"))
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-		return 0, err
-	}
-	data := bytes.Join(noise(batch), nil)
-	page := make([]byte, 4096)
-	n, start, at := 0, time.Now(), int64(len(page))
-	for time.Since(start) < b.length {
-		if at+int64(len(data)) > size {
-			at = int64(len(page)) // 64 MiB a second and more: from the front again
-		}
-		if _, err := f.WriteAt(data, at); err != nil {
-			return 0, err
-		}
-		at += int64(len(data)+4095) &^ 4095
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
-			return 0, err
-		}
-		if _, err := f.WriteAt(page, 0); err != nil {
-			return 0, err
-		}
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
-			return 0, err
-		}
-		n += batch
-	}
-	return float64(n) / time.Since(start).Seconds(), nil
 }
 
 const producers = 64

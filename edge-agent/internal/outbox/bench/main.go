@@ -24,6 +24,7 @@ machine to itself; parts that need root and a loop device say so when they have 
   append   records a second in batches of 64 and 1 024 beside raft-wal, and beside
            two fdatasyncs of as many bytes with no database at all; 64 producers
            beside a commit a message
+  commit   what one commit of 64 records takes, beside what it is made of
   device   bytes written to the device a byte of payload, also by default bbolt
   drain    what a backlog of --records, drained, leaves behind
   open     opening with --queue bytes queued and nothing in memory
@@ -59,6 +60,7 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"append", (*bench).append},
+	{"commit", (*bench).commit},
 	{"device", (*bench).device},
 	{"drain", (*bench).drain},
 	{"open", (*bench).open},
