@@ -31,8 +31,14 @@ func TestEveryFieldMayLie(t *testing.T) {
 		at   int
 		size int
 	}{
-		{"id", 0, 8}, {"flags", 8, 2}, {"count", 10, 2}, {"overflow", 12, 4},
-		{"first element's flags or position", 16, 4}, {"its position or size", 20, 4}, {"its key's size or page", 24, 4}, {"its value's size or page", 28, 4},
+		{"id", 0, 8},
+		{"flags", 8, 2},
+		{"count", 10, 2},
+		{"overflow", 12, 4},
+		{"first element's flags or position", 16, 4},
+		{"its position or size", 20, 4},
+		{"its key's size or page", 24, 4},
+		{"its value's size or page", 28, 4},
 	}
 	lies := []uint64{0, 1, 2, 3, 15, 16, 17, 255, 4095, 4096, 1 << 15, 1<<16 - 1, 1 << 20, 1<<22 + 1, 1<<31 - 1, 1<<32 - 1, 1<<63 - 1, 1<<64 - 1}
 	wrong := 0
