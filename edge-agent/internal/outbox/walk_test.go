@@ -46,7 +46,7 @@ func newWorld(tb testing.TB, seed uint64, opts Options) *world {
 		told: map[telemetry.EpochRange]telemetry.Loss{}, held: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
 		issued: time.Unix(1_700_000_000, 0),
 	}
-	w.opts.Dir = tb.TempDir()
+	w.opts.Dir = memoryDir(tb)
 	w.open()
 	return w
 }
