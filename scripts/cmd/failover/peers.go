@@ -27,7 +27,7 @@ const (
 	around = 2 * time.Second
 	// stillFor is how long nothing more must have arrived for what is missing to
 	// be called lost: longer than anybody here waits before it tries again.
-	stillFor = 30 * time.Second
+	stillFor = 90 * time.Second
 	// peerLimit bounds the wait for what is still coming.
 	peerLimit = 3 * time.Minute
 )
