@@ -29,9 +29,9 @@ func (b *bench) commit() (err error) {
 	}
 	for i := range sides {
 		s := &sides[i]
-		once, end, err := s.open()
-		if err != nil {
-			return err
+		once, end, openErr := s.open()
+		if openErr != nil {
+			return openErr
 		}
 		defer func() { err = errors.Join(err, end()) }()
 		s.once = once
