@@ -78,7 +78,11 @@ func (t *test) deployCloud(ctx context.Context) error {
 	t.screen.Event("deploying the cloud's half, %s", t.half())
 	t.access, t.password = rand.Text(), rand.Text()
 	sum := sha256.Sum256([]byte(t.access))
-	dir, err := t.overlay("cloud", fmt.Sprintf(cloudOverlay, t.tag, t.half()))
+	text := fmt.Sprintf(cloudOverlay, t.tag, t.half())
+	if _, err := kubectl(ctx, "get", "crd", "servicemonitors.monitoring.coreos.com"); t.dsn != "" && err != nil {
+		text += withoutOperator
+	}
+	dir, err := t.overlay("cloud", text)
 	if err != nil {
 		return err
 	}
@@ -149,6 +153,14 @@ patches:
     - op: replace
       path: /spec/metrics/0/containerResource/target/averageUtilization
       value: 40
+`
+
+// withoutOperator leaves out what only a cluster with the Prometheus Operator takes.
+const withoutOperator = `- patch: |-
+    $patch: delete
+    apiVersion: monitoring.coreos.com/v1
+    kind: ServiceMonitor
+    metadata: {name: cloud-api, namespace: holdfast}
 `
 
 func (t *test) deployEdge(ctx context.Context) error {
