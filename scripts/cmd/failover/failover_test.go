@@ -176,3 +176,18 @@ func TestFlags(t *testing.T) {
 		}
 	}
 }
+
+// A comparison has a column for what each system lost, a dash for what was not played, and fails by Holdfast alone.
+func TestPeersReport(t *testing.T) {
+	lossy := systemResult{System: "mosquitto", About: "a bridge", Rows: []peerRow{{Fault: "uplink-cut", Acknowledged: 2000, Missing: 1001, Doubled: 2}}, Wrong: "it did not start again"}
+	whole := systemResult{System: "holdfast", Rows: []peerRow{{Fault: "uplink-cut", Acknowledged: 2000}, {Fault: "power-cut", Skipped: "no such disk"}}}
+	text := peersReport(peersResult{Systems: []systemResult{whole, lossy, {System: "nats", Skipped: "not built"}}})
+	for _, want := range []string{"0 of 2 000", "1 001 of 2 000, 2 twice", "SKIP: not built", "ended early: it did not start again"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+	if !whole.whole() || lossy.whole() || (systemResult{Skipped: "not installed"}).whole() {
+		t.Error("a system that lost, ended early or was not run counts as whole")
+	}
+}
