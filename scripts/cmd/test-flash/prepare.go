@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
@@ -119,7 +120,7 @@ func (r *rig) write(ctx context.Context, image, name string, more ...string) err
 	}
 	args := append([]string{
 		"--image", image, "--output", r.card, "--agent", name, "--package", r.old,
-		"--cloud", "http://" + onHost(r.cloud.Cloud.URL[len("http://"):]), "--token-file", tokenFile,
+		"--cloud", "http://" + onHost(strings.TrimPrefix(r.cloud.Cloud.URL, "http://")), "--token-file", tokenFile,
 		"--broker-url", "nats://" + onHost(r.cloud.Edge.Link.Addr()),
 		"--mqtt-user", "sensors", "--mqtt-password-file", filepath.Join(r.dir, "password"),
 		"--ssh-key", r.key + ".pub", "--timezone", "Europe/Berlin",
