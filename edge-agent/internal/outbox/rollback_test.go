@@ -72,7 +72,7 @@ func TestManyClonesNeverReuseNumber(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 10))
 	known := meanings{}
 	cards := []string{memoryDir(t)}
-	for step := range envInt(t, "OUTBOX_CLONES", 15, 80) {
+	for step := range envInt(t, "OUTBOX_CLONES", 12, 80) {
 		dir := cards[rng.IntN(len(cards))]
 		what := fmt.Sprintf("seed %d, step %d", seed, step)
 		had := map[telemetry.Epoch]uint64{}
@@ -118,7 +118,7 @@ func TestManyClonesNeverReuseNumber(t *testing.T) {
 			}
 		}
 	}
-	if len(cards) < 2 {
+	if len(cards) < 2 && !testing.Short() {
 		t.Fatal("no card was ever copied")
 	}
 }
