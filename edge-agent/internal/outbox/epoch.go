@@ -107,8 +107,11 @@ func (e *epoch) next(seq uint64) *run {
 	return best
 }
 
+// open says what the cloud is to know. What was only given up does not count as
+// trimmed: the cloud has not heard of it yet, and would take it for something that
+// it said and lost.
 func (e *epoch) open() telemetry.OpenEpoch {
-	o := telemetry.OpenEpoch{Epoch: e.id, Durable: e.last, Lowest: e.last + 1, Trimmed: min(e.given().Watermark(), e.last)}
+	o := telemetry.OpenEpoch{Epoch: e.id, Durable: e.last, Lowest: e.last + 1, Trimmed: min(e.receipted.Watermark(), e.last)}
 	if r := e.next(1); r != nil {
 		o.Lowest = r.seqs.First
 	}

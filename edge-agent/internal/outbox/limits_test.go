@@ -219,7 +219,7 @@ func TestFullOutboxRefuses(t *testing.T) {
 }
 
 // A full outbox that drops gives up its oldest segment for a loss record that
-// counts what went, and never refuses.
+// counts what went, and never refuses. Nobody is told that what went was receipted.
 func TestFullOutboxDropsOldest(t *testing.T) {
 	x := open(t, Options{Dir: memoryDir(t), SegmentBytes: small, MaxBytes: 4 * small, Full: DropOldest})
 	n := uint64(0)
@@ -231,6 +231,9 @@ func TestFullOutboxDropsOldest(t *testing.T) {
 	l := x.losses()[0]
 	if l.Seqs != (telemetry.Range{First: 1, Last: e.Lowest - 1}) || l.Count != l.Seqs.Len()-1 || l.Bytes != 3001*l.Count || l.First.Wall == 0 || l.Last.Wall < l.First.Wall {
 		t.Fatalf("lowest %d, loss %+v", e.Lowest, l)
+	}
+	if e.Trimmed != 0 {
+		t.Fatalf("dropped without a receipt, and said to be trimmed up to %d", e.Trimmed)
 	}
 	if s := x.Stats(); s.Bytes > s.MaxBytes || s.Lost[telemetry.ReasonDropped] != l.Count {
 		t.Fatalf("%+v", s)
