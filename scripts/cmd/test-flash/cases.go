@@ -27,6 +27,8 @@ var cases = []testCase{
 	{"upgrade", (*rig).upgrade},
 	{"reflash", (*rig).reflash},
 	{"firstrun", (*rig).firstRun},
+	{"by-hand", (*rig).byHand},
+	{"control", (*rig).liar}, // last: what it loses stays missing
 }
 
 // What the console says.
@@ -286,6 +288,46 @@ func (r *rig) firstRun(ctx context.Context) error {
 		return err
 	}
 	return r.finish(ctx)
+}
+
+// liar does what load does with a card that forgets what it said it had: what was
+// acknowledged must be found missing, or all of the above proves nothing.
+func (r *rig) liar(ctx context.Context) error {
+	r.now.Control = true
+	if err := r.ensure(ctx); err != nil {
+		return err
+	}
+	if err := r.off(); err != nil {
+		return err
+	}
+	if err := r.unplugged(); err != nil {
+		return err
+	}
+	before := r.acked()
+	r.publish(ctx)
+	o := r.machine()
+	o.Forgets = true
+	if err := r.start(o); err != nil {
+		return err
+	}
+	if err := r.says(ctx, agentStarted); err != nil {
+		return err
+	}
+	if err := r.acknowledged(ctx, 10*rate); err != nil {
+		return err
+	}
+	if err := r.off(); err != nil {
+		return err
+	}
+	lost := r.acked() - before
+	r.screen.Event("plug pulled from a card that forgets: it takes %d acknowledged readings with it", lost)
+	if err := r.boot(ctx, agentStarted); err != nil {
+		return err
+	}
+	if err := r.acknowledged(ctx, rate); err != nil {
+		return err
+	}
+	return r.convicted(ctx, lost)
 }
 
 // restarts waits until the guest went off by itself: this emulator ends where a

@@ -78,6 +78,41 @@ func (r *rig) flows(ctx context.Context) error {
 // the card alone, and then it heals; publishing ends, when everything that was sent
 // is acknowledged; then nothing may be missing.
 func (r *rig) finish(ctx context.Context) error {
+	if err := r.drain(ctx); err != nil {
+		return err
+	}
+	err := r.settled(ctx, func(f oracle.Findings) error {
+		if f.Missing > 0 {
+			return fmt.Errorf("%d acknowledged readings are missing: %q", f.Missing, f.Examples)
+		}
+		return nil
+	})
+	if found := r.now.Findings; err == nil && found.Duplicates+found.Altered > 0 {
+		err = fmt.Errorf("doubled or altered: %q", found.Examples)
+	}
+	return err
+}
+
+// convicted ends a case whose card has lost so many acknowledged readings: they
+// must be found missing, and nothing else may be.
+func (r *rig) convicted(ctx context.Context, lost uint64) error {
+	if err := r.drain(ctx); err != nil {
+		return err
+	}
+	err := r.settled(ctx, func(f oracle.Findings) error {
+		if f.Missing > lost {
+			return fmt.Errorf("%d acknowledged readings are missing, of which the card forgot %d", f.Missing, lost)
+		}
+		return nil
+	})
+	if err == nil && r.now.Missing == 0 {
+		err = errors.New("the card forgot what was acknowledged, and nothing was found missing: the test cannot tell")
+	}
+	return err
+}
+
+// drain lets everything flow that can still flow.
+func (r *rig) drain(ctx context.Context) error {
 	if r.cut {
 		if err := r.control(ctx); err != nil {
 			return err
@@ -87,10 +122,7 @@ func (r *rig) finish(ctx context.Context) error {
 		}
 		r.cut = false
 	}
-	if err := r.quiet(ctx); err != nil {
-		return err
-	}
-	return r.settled(ctx)
+	return r.quiet(ctx)
 }
 
 // quiet ends publishing, when everything sent was acknowledged.
@@ -125,8 +157,8 @@ func (r *rig) control(ctx context.Context) error {
 	return nil
 }
 
-// settled waits until the cloud has everything, and judges.
-func (r *rig) settled(ctx context.Context) error {
+// settled waits until the device has nothing left and the count suits the case.
+func (r *rig) settled(ctx context.Context, suits func(oracle.Findings) error) error {
 	err := r.until(ctx, stepLimit, "the rest in the cloud", func() (err error) {
 		a, err := r.cloud.Client().Agent(ctx, r.agent()) // of those before, nothing is left to come
 		if err != nil {
@@ -135,17 +167,14 @@ func (r *rig) settled(ctx context.Context) error {
 		if a.OnDevice > 0 || a.Unexplained > 0 {
 			return fmt.Errorf("%s has %d records on the device and %d unexplained", a.ID, a.OnDevice, a.Unexplained)
 		}
-		if r.now.Findings, err = r.count(ctx); err == nil && r.now.Missing > 0 {
-			err = fmt.Errorf("%d acknowledged readings are missing: %q", r.now.Missing, r.now.Examples)
+		if r.now.Findings, err = r.count(ctx); err != nil {
+			return err
 		}
-		return err
+		return suits(r.now.Findings)
 	})
 	found := r.now.Findings
 	r.screen.Event("counted: published %d, acknowledged %d, stored %d, missing %d, doubled %d, altered %d, redelivered %d",
 		found.Published, found.Acknowledged, found.Stored, found.Missing, found.Duplicates, found.Altered, found.Redelivered)
-	if err == nil && found.Duplicates+found.Altered > 0 {
-		err = fmt.Errorf("doubled or altered: %q", found.Examples)
-	}
 	return err
 }
 

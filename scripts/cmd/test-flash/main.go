@@ -36,6 +36,9 @@ pulled, QEMU is killed, and of what the guest had not flushed random sectors are
   upgrade     the package is upgraded and downgraded under load
   reflash     the card, with unsent readings, is flashed again with --keep-identity
   firstrun    an image without cloud-init comes up too
+  by-hand     the package is purged and installed as its README says: the same node
+  control     as load, with a card that says it flushed and keeps nothing: what was
+              acknowledged must be found missing
 
 It wants root and /dev/fuse, 6 GB of memory, and the packages qemu-system-arm,
 qemu-user-static, binfmt-support, mmdebstrap, mtools, dosfstools, fdisk, zstd, cpio,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -50,5 +51,18 @@ func TestResultForPeople(t *testing.T) {
 	r.Passed = true
 	if text := r.String(); !strings.Contains(text, "PASSED in") {
 		t.Errorf("passed: %s", text)
+	}
+}
+
+// The package's README has the commands that the case by-hand follows, whole and nothing else.
+func TestCommandsOfTheREADME(t *testing.T) {
+	text, err := os.ReadFile("../../../edge-agent/packaging/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := block(string(text), "By hand, a node")
+	if !strings.HasPrefix(got, "sudo edge-agent user add ") || !strings.HasSuffix(got, "\nsudo systemctl restart holdfast-agent holdfast-sidecar\n") ||
+		!strings.Contains(got, "\nEND\n") || strings.Contains(got, "\n ") {
+		t.Errorf("%s", got)
 	}
 }

@@ -120,8 +120,8 @@ func (r *rig) write(ctx context.Context, image, name string, more ...string) err
 	}
 	args := append([]string{
 		"--image", image, "--output", r.card, "--agent", name, "--package", r.old,
-		"--cloud", "http://" + onHost(strings.TrimPrefix(r.cloud.Cloud.URL, "http://")), "--token-file", tokenFile,
-		"--broker-url", "nats://" + onHost(r.cloud.Edge.Link.Addr()),
+		"--cloud", r.cloudURL(), "--token-file", tokenFile,
+		"--broker-url", r.brokerURL(),
 		"--mqtt-user", "sensors", "--mqtt-password-file", filepath.Join(r.dir, "password"),
 		"--ssh-key", r.key + ".pub", "--timezone", "Europe/Berlin",
 	}, more...)
@@ -137,6 +137,12 @@ func (r *rig) write(ctx context.Context, image, name string, more ...string) err
 	r.screen.Event("flash: %s", lines[max(0, len(lines)-2)])
 	return nil
 }
+
+// cloudURL and brokerURL are where the guest finds them.
+func (r *rig) cloudURL() string {
+	return "http://" + onHost(strings.TrimPrefix(r.cloud.Cloud.URL, "http://"))
+}
+func (r *rig) brokerURL() string { return "nats://" + onHost(r.cloud.Edge.Link.Addr()) }
 
 // onHost is an address of this machine for the guest.
 func onHost(addr string) string {

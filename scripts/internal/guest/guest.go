@@ -49,6 +49,7 @@ type Options struct {
 	Unplugged bool   // start with the network cable pulled
 	Command   string // in addition to cmdline.txt
 	Clock     string // what the board's clock says; empty: the right time
+	Forgets   bool   // the card takes every write, says that it flushed it, and keeps none when the plug is pulled
 }
 
 // Guest is a card that runs.
@@ -72,7 +73,7 @@ func Start(o Options) (*Guest, error) {
 		"-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(o.Dir, "kernel8.img"), "-initrd", filepath.Join(o.Dir, "initramfs8"), "-append", command,
 		// A flush of the guest's becomes a flush of the file: what the file's disk makes of one is the caller's.
-		"-drive", "if=none,id=card,format=raw,cache=writeback,file=" + o.Card, "-device", "virtio-blk-pci,drive=card,discard=off,write-zeroes=off",
+		"-drive", "if=none,id=card,format=raw,cache=writeback,snapshot=" + map[bool]string{true: "on", false: "off"}[o.Forgets] + ",file=" + o.Card, "-device", "virtio-blk-pci,drive=card,discard=off,write-zeroes=off",
 		"-netdev", forward, "-device", "virtio-net-pci,netdev=net,id=nic", "-device", "virtio-rng-pci",
 		"-serial", "file:" + g.console, "-qmp", "unix:" + g.socket() + ",server=on,wait=off",
 	}
