@@ -61,7 +61,7 @@ func TestCommandsOfTheREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := block(string(text), "By hand, a node")
-	if !strings.HasPrefix(got, "sudo edge-agent user add ") || !strings.HasSuffix(got, "\nsudo systemctl restart holdfast-agent holdfast-sidecar\n") ||
+	if !strings.HasPrefix(got, "sudo edge-agent user add ") || !strings.Contains(got, "\nsudo systemctl restart holdfast-agent holdfast-sidecar\nsync ") ||
 		!strings.Contains(got, "\nEND\n") || strings.Contains(got, "\n ") {
 		t.Errorf("%s", got)
 	}
