@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +18,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/command"
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/freeport"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/outbox"
 	"github.com/holdfast-edge/holdfast/edge-agent/internal/status"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
@@ -245,12 +245,11 @@ func launch(t testing.TB, config, mqtt, status string) *process {
 
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // flood publishes until the connection is gone, and notes what was acknowledged.

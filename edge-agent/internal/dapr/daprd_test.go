@@ -2,7 +2,6 @@ package dapr
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/freeport"
 )
 
 // component is a pub/sub that needs no broker.
@@ -38,8 +39,8 @@ func startDaprd(t *testing.T, address string) (stop func()) {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(address)
-	cmd := exec.Command(path, "--app-id", "edge-agent", "--dapr-grpc-port", port, "--dapr-http-port", fmt.Sprint(freePort(t)),
-		"--dapr-internal-grpc-port", fmt.Sprint(freePort(t)), "--dapr-listen-addresses", "127.0.0.1", "--resources-path", dir, "--enable-metrics=false")
+	cmd := exec.Command(path, "--app-id", "edge-agent", "--dapr-grpc-port", port, "--dapr-http-port", freePort(t),
+		"--dapr-internal-grpc-port", freePort(t), "--dapr-listen-addresses", "127.0.0.1", "--resources-path", dir, "--enable-metrics=false")
 	cmd.Env = append(os.Environ(), "DAPR_API_TOKEN=secret")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -59,20 +60,25 @@ func startDaprd(t *testing.T, address string) (stop func()) {
 	return stop
 }
 
-func freePort(t *testing.T) int {
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return addr
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(freeAddress(t)) // it always has one
+	return port
 }
 
 // Over a real sidecar, one that comes late, is killed and comes back, what is
 // published on a topic arrives bit for bit at who subscribed to it.
 func TestRealSidecar(t *testing.T) {
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	address := freeAddress(t)
 	c := connect(t, address)
 	got := subscribed(t, c, nil)
 	if err := c.Publish(t.Context(), "down.pi", nil); err == nil {
@@ -99,7 +105,7 @@ func TestRealSidecar(t *testing.T) {
 
 // A sidecar with another token refuses what the agent sends, and the state says so.
 func TestRealSidecarAsksForItsToken(t *testing.T) {
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	address := freeAddress(t)
 	startDaprd(t, address)
 	c := connect(t, address)
 	eventually(t, func() bool { return c.Publish(t.Context(), "up.live", []byte("x")) == nil })

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/holdfast-edge/holdfast/edge-agent/internal/freeport"
 	"github.com/holdfast-edge/holdfast/edge-agent/telemetry"
 )
 
@@ -105,12 +106,12 @@ func startSite(t testing.TB) *site {
 }
 
 func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	t.Helper()
+	addr, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // start runs the cloud and waits until it is ready.

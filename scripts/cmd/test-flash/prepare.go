@@ -57,8 +57,9 @@ func (r *rig) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	var ports stack.Ports
 	for _, p := range []*string{&r.ports.mqtt, &r.ports.ssh} {
-		if *p, err = freePort(); err != nil {
+		if *p, err = ports.Next(); err != nil {
 			return err
 		}
 	}
@@ -148,12 +149,4 @@ func (r *rig) brokerURL() string { return "nats://" + onHost(r.cloud.Edge.Link.A
 func onHost(addr string) string {
 	_, port, _ := net.SplitHostPort(addr) // ours always has one
 	return net.JoinHostPort(host, port)
-}
-
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return ln.Addr().String(), ln.Close()
 }

@@ -3,7 +3,6 @@ package broker_test
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 	"github.com/holdfast-edge/holdfast/scripts/internal/require"
+	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // Each broker starts, is ready again after a kill, and after a wipe holds nothing that it had stored, on the same address.
@@ -96,11 +96,8 @@ func start(t *testing.T, kind broker.Kind) *broker.Server {
 }
 
 func address() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return ln.Addr().String(), ln.Close()
+	var ports stack.Ports
+	return ports.Next()
 }
 
 // await polls until the broker is ready; RabbitMQ takes some seconds, on a busy machine many.
