@@ -47,16 +47,12 @@ func (f *nth) fault(op powercut.Op, name string) syscall.Errno {
 	return 0
 }
 
-// hurt lets a child write a few hundred records while one operation fails, cuts
-// the power after it, and checks what is left. It reports whether the operation
-// came up at all.
-func hurt(t *testing.T, seed uint64, op powercut.Op, n int, errno syscall.Errno) bool {
+// outlive lets a child work on a disk that fails as f says, and cuts the power when
+// the child has ended. It reports whether that did all it was to do.
+func (m *machine) outlive(t *testing.T, f *nth) (done bool) {
 	t.Helper()
-	m := newMachine(t, seed, errand{Do: "produce", Segment: 256 << 10, Max: 8 << 20, Limit: 400, Grace: 50 * time.Millisecond, Confirm: n%2 == 0})
-	f := &nth{op: op, n: n, errno: errno}
 	m.disk.SetFault(f.fault)
 	c := startChild(t, m.job)
-	done := false
 	for l := range c.lines {
 		m.note(l)
 		done = done || l[0] == "D"
@@ -65,6 +61,17 @@ func hurt(t *testing.T, seed uint64, op powercut.Op, n int, errno syscall.Errno)
 	m.disk.SetFault(nil)
 	m.disk.Cut()
 	m.reboot()
+	return done
+}
+
+// hurt lets a child write a few hundred records while one operation fails, cuts
+// the power after it, and checks what is left. It reports whether the operation
+// came up at all.
+func hurt(t *testing.T, seed uint64, op powercut.Op, n int, errno syscall.Errno) bool {
+	t.Helper()
+	m := newMachine(t, seed, errand{Do: "produce", Segment: 256 << 10, Max: 8 << 20, Limit: 400, Grace: 50 * time.Millisecond, Confirm: n%2 == 0})
+	f := &nth{op: op, n: n, errno: errno}
+	done := m.outlive(t, f)
 	if missing := m.check(); missing > 0 {
 		t.Fatalf("%d acknowledged records are missing", missing)
 	}

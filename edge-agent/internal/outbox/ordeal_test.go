@@ -87,16 +87,7 @@ func ordeal(t *testing.T, seed uint64, p *past, job errand, f *nth) (hit, done b
 	job.Do, job.Segment, job.Grace = "produce", minSegment, 50*time.Millisecond
 	m := newMachine(t, seed, job)
 	m.putBack(p)
-	m.disk.SetFault(f.fault)
-	c := startChild(t, m.job)
-	for l := range c.lines {
-		m.note(l)
-		done = done || l[0] == "D"
-	}
-	c.end()
-	m.disk.SetFault(nil)
-	m.disk.Cut()
-	m.reboot()
+	done = m.outlive(t, f)
 	missing := m.check()
 	for try := 0; missing > 0 && job.Losing && try < 5; try++ {
 		missing = m.check() // a damaged file may have been set aside while it was read

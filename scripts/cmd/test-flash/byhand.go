@@ -24,9 +24,9 @@ func (r *rig) byHand(ctx context.Context) error {
 	if err := r.ensure(ctx); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, bootLimit)
+	wait, cancel, err := r.reach(ctx)
 	defer cancel()
-	if err := r.guest.Reachable(wait); err != nil {
+	if err != nil {
 		return err
 	}
 	flashed, err := r.guest.Run(wait, node, nil)

@@ -69,12 +69,18 @@ func (r *rig) newCard(ctx context.Context, cuts ...string) error {
 	return r.finish(ctx)
 }
 
+// reach waits until the guest takes commands, and gives them the time of a boot.
+func (r *rig) reach(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	return ctx, cancel, r.guest.Reachable(ctx)
+}
+
 // settledIn waits until the guest is what the flags asked for, and looks for what
 // must not stay on its boot partition.
 func (r *rig) settledIn(ctx context.Context) error {
-	wait, cancel := context.WithTimeout(ctx, bootLimit)
+	wait, cancel, err := r.reach(ctx)
 	defer cancel()
-	if err := r.guest.Reachable(wait); err != nil {
+	if err != nil {
 		return err
 	}
 	return r.until(ctx, bootLimit, "the settings of the card", func() error {
@@ -151,9 +157,9 @@ func (r *rig) offline(ctx context.Context) error {
 	if err := r.acknowledged(ctx, 5*rate); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, bootLimit)
+	wait, cancel, err := r.reach(ctx)
 	defer cancel()
-	if err := r.guest.Reachable(wait); err != nil {
+	if err != nil {
 		return err
 	}
 	year, err := r.guest.Run(wait, "date +%Y", nil)
@@ -171,9 +177,9 @@ func (r *rig) upgrade(ctx context.Context) error {
 	if err := r.ensure(ctx); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, bootLimit)
+	wait, cancel, err := r.reach(ctx)
 	defer cancel()
-	if err := r.guest.Reachable(wait); err != nil {
+	if err != nil {
 		return err
 	}
 	for name, path := range map[string]string{"old.deb": r.old, "new.deb": r.new} {
