@@ -31,6 +31,7 @@ type world struct {
 	acked  map[telemetry.Epoch]uint64              // highest seq that Append returned
 	sent   map[string]telemetry.Epoch              // acknowledged readings not seen on the disk yet
 	held   map[telemetry.Epoch]ranges.Set          // the cloud has these
+	had    map[telemetry.Epoch]ranges.Set          // the cloud had these at some time
 	lost   map[telemetry.Epoch]ranges.Set          // a loss record said so, at some time
 	told   map[telemetry.EpochRange]telemetry.Loss // by the loss record's own epoch and seq
 	issued time.Time
@@ -43,7 +44,7 @@ func newWorld(tb testing.TB, seed uint64, opts Options) *world {
 		tb: tb, rng: rand.New(rand.NewPCG(seed, 1)), opts: opts,
 		made: map[telemetry.Epoch]map[uint64]string{}, last: map[telemetry.Epoch]uint64{},
 		acked: map[telemetry.Epoch]uint64{}, sent: map[string]telemetry.Epoch{},
-		told: map[telemetry.EpochRange]telemetry.Loss{}, held: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
+		told: map[telemetry.EpochRange]telemetry.Loss{}, held: map[telemetry.Epoch]ranges.Set{}, had: map[telemetry.Epoch]ranges.Set{}, lost: map[telemetry.Epoch]ranges.Set{},
 		issued: time.Unix(1_700_000_000, 0),
 	}
 	w.opts.Dir = memoryDir(tb)
@@ -188,25 +189,45 @@ func (w *world) learn() map[telemetry.Epoch]ranges.Set {
 // may miss what moves: only what stays missing counts.
 func (w *world) audit() {
 	w.tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	asked := time.Now()
+	for deadline := asked.Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		w.settle()
-		miss := w.missing()
+		miss, e, lacks := w.missing()
 		if miss == "" {
 			return
 		}
 		if time.Now().After(deadline) {
 			w.tb.Fatalf("%s\ntold %+v\nstats %+v", miss, w.told, w.box.Stats())
 		}
+		if w.flips > 0 && time.Since(asked) > time.Second {
+			asked = time.Now()
+			w.askAgain(e, lacks)
+		}
 	}
 }
 
-// missing returns what one reading of everything does not account for, in words.
-func (w *world) missing() string {
+// askAgain asks for what the cloud had once, lacks, and was given no reason for: a
+// flipped bit may have destroyed the loss record that explained it, and to the
+// device it is receipted. The real cloud does so, too.
+func (w *world) askAgain(e telemetry.Epoch, lacks ranges.Set) {
+	w.tb.Helper()
+	for _, r := range lacks {
+		for _, had := range w.had[e].Within(r) {
+			if err := w.box.Again(e, had); err != nil {
+				w.tb.Logf("again %s %v: %v", e, had, err)
+			}
+		}
+	}
+}
+
+// missing returns what one reading of everything does not account for, in words and
+// as numbers of an epoch.
+func (w *world) missing() (words string, e telemetry.Epoch, lacks ranges.Set) {
 	w.tb.Helper()
 	there := w.learn()
 	for text, e := range w.sent {
 		if len(w.lost[e]) == 0 {
-			return fmt.Sprintf("epoch %s: %.20q was acknowledged and never seen", e, text)
+			return fmt.Sprintf("epoch %s: %.20q was acknowledged and never seen", e, text), e, nil
 		}
 	}
 	explained := w.explained(there)
@@ -214,10 +235,10 @@ func (w *world) missing() string {
 		w.last[e] = max(w.last[e], w.acked[e])
 		known := there[e].Union(w.held[e]).Union(explained[e])
 		if miss := known.Missing(telemetry.Range{First: 1, Last: w.last[e]}); len(miss) > 0 {
-			return fmt.Sprintf("epoch %s: nothing accounts for %v of %d", e, miss, w.last[e])
+			return fmt.Sprintf("epoch %s: nothing accounts for %v of %d", e, miss, w.last[e]), e, miss
 		}
 	}
-	return ""
+	return "", telemetry.Epoch{}, nil
 }
 
 // settle waits until no damaged file is left that reading found.
@@ -256,6 +277,7 @@ func (w *world) receipt() {
 			some := telemetry.Range{First: first, Last: min(o.Durable, first+w.rng.Uint64N(o.Durable))}
 			w.held[o.Epoch] = w.held[o.Epoch].Union(there[o.Epoch].Within(some)) // what it was sent
 		}
+		w.had[o.Epoch] = w.had[o.Epoch].Union(w.held[o.Epoch])
 		er := telemetry.EpochReceipt{Epoch: o.Epoch, Watermark: w.held[o.Epoch].Watermark()}
 		for _, h := range w.held[o.Epoch] {
 			if h.First > er.Watermark && len(er.Held) < telemetry.MaxHeld {
