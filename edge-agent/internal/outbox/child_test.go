@@ -405,6 +405,25 @@ func seeded(tb testing.TB) uint64 {
 	return seed
 }
 
+// killed lets a child work, kills it a moment after so many records are
+// acknowledged, and returns how many were in the end.
+func (d *device) killed(t *testing.T, enough int, moment time.Duration) (acks int) {
+	t.Helper()
+	d.job.Seed = d.rng.Uint64()
+	c := startChild(t, d.job)
+	for l := range c.lines {
+		if d.note(l) {
+			acks++
+		}
+		if acks == enough {
+			time.Sleep(moment)
+			_ = c.cmd.Process.Kill()
+		}
+	}
+	c.end()
+	return acks
+}
+
 // A process killed at any moment, over and over, loses nothing that it
 // acknowledged, doubles nothing and keeps the order.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
@@ -412,19 +431,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	seed := seeded(t)
 	d := newDevice(t, seed, errand{Do: "produce", Dir: t.TempDir(), Segment: 256 << 10, Max: 1 << 30, PackFrom: 8, Confirm: true})
 	for life := range lives {
-		d.job.Seed = d.rng.Uint64()
-		c := startChild(t, d.job)
-		acks, enough := 0, 100+d.rng.IntN(300)
-		for l := range c.lines {
-			if d.note(l) {
-				acks++
-			}
-			if acks == enough {
-				time.Sleep(time.Duration(d.rng.IntN(int(2 * time.Millisecond))))
-				_ = c.cmd.Process.Kill()
-			}
-		}
-		c.end()
+		acks := d.killed(t, 100+d.rng.IntN(300), time.Duration(d.rng.IntN(int(2*time.Millisecond))))
 		if len(d.fails) > 0 || acks < 100 {
 			t.Fatalf("life %d: %d acknowledged, failures %q", life, acks, d.fails)
 		}
@@ -445,18 +452,7 @@ func TestKillWhileDroppingExplainsEverything(t *testing.T) {
 		Do: "produce", Dir: t.TempDir(), Segment: minSegment, Max: 5 * minSegment, Full: DropOldest, PackFrom: 3, Losing: true,
 	})
 	for life := range lives {
-		d.job.Seed = d.rng.Uint64()
-		c := startChild(t, d.job)
-		acks, enough := 0, 300+d.rng.IntN(900)
-		for l := range c.lines {
-			if d.note(l) {
-				acks++
-			}
-			if acks == enough {
-				_ = c.cmd.Process.Kill()
-			}
-		}
-		c.end()
+		d.killed(t, 300+d.rng.IntN(900), 0)
 		if len(d.fails) > 0 {
 			t.Fatalf("life %d: %q", life, d.fails)
 		}

@@ -450,10 +450,7 @@ func envInt(tb testing.TB, name string, short, normal int) int {
 // number it ever gave is on the disk, receipted or explained, and means one reading.
 func TestRandomWalkAgreesWithModel(t *testing.T) {
 	walks := envInt(t, "OUTBOX_WALKS", 2, 12)
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("OUTBOX_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
+	seed := seeded(t)
 	for i := range walks {
 		s := seed + uint64(i)
 		for _, full := range []Policy{Refuse, DropOldest} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/sensors"
@@ -97,7 +98,7 @@ func (d *demo) play(ctx context.Context) (oracle.Verdict, error) {
 	d.prepare("demo")
 	d.caughtUp = make(chan time.Duration, 1)
 	d.screen.Print(fmt.Sprintf("\n  dashboard     %s\n  agent status  %s\n  MQTT          %s (try: mosquitto_pub -p %s -q 1 -t test -m hello)\n\n",
-		d.stack.Cloud.URL, d.stack.Edge.Status, d.stack.Edge.MQTT, port(d.stack.Edge.MQTT)))
+		d.stack.Cloud.URL, d.stack.Edge.Status, d.stack.Edge.MQTT, loopback.Port(d.stack.Edge.MQTT)))
 	d.screen.Event("%d sensors publish %v messages a second at QoS 1 for %v", d.sensors, d.rate, d.length)
 	if err := d.scenario(ctx); err != nil {
 		return oracle.Verdict{}, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/device"
@@ -169,9 +168,4 @@ func sleepUntil(ctx context.Context, t time.Time) error {
 	case <-time.After(time.Until(t)):
 		return nil
 	}
-}
-
-func port(addr string) string {
-	_, p, _ := net.SplitHostPort(addr) // ours always has one
-	return p
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/oracle"
 	"github.com/holdfast-edge/holdfast/scripts/internal/peers"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
@@ -38,7 +39,7 @@ type comparison struct {
 	screen   *term.Screen
 	root     string
 	programs build.Paths
-	ports    stack.Ports
+	ports    loopback.Ports
 }
 
 // system is one that can be compared.

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/deb"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disk"
 	"github.com/holdfast-edge/holdfast/scripts/internal/guest"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/piimage"
 	"github.com/holdfast-edge/holdfast/scripts/internal/repo"
 	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
@@ -57,7 +58,7 @@ func (r *rig) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var ports stack.Ports
+	var ports loopback.Ports
 	for _, p := range []*string{&r.ports.mqtt, &r.ports.ssh} {
 		if *p, err = ports.Next(); err != nil {
 			return err

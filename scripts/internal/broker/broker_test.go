@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 	"github.com/holdfast-edge/holdfast/scripts/internal/require"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // Each broker starts, is ready again after a kill, and after a wipe holds nothing that it had stored, on the same address.
@@ -96,7 +96,7 @@ func start(t *testing.T, kind broker.Kind) *broker.Server {
 }
 
 func address() (string, error) {
-	var ports stack.Ports
+	var ports loopback.Ports
 	return ports.Next()
 }
 

@@ -3,11 +3,10 @@ package broker
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -46,7 +45,7 @@ allow_anonymous true
 persistence false
 max_inflight_messages 200
 user root
-`, portOf(p.addr)), "-c")
+`, loopback.Port(p.addr)), "-c")
 		},
 		probe: func(ctx context.Context, p place) error { return converse(ctx, p.addr, "", "") },
 	}
@@ -67,7 +66,7 @@ dir %q
 appendonly yes
 appendfsync everysec
 save ""
-`, portOf(p.addr), p.data()))
+`, loopback.Port(p.addr), p.data()))
 		},
 		probe: func(ctx context.Context, p place) error { return converse(ctx, p.addr, "PING\r\n", "+PONG") },
 	}
@@ -94,13 +93,4 @@ func configured(p place, name, file, text string, args ...string) ([]process.Spe
 		return nil, err
 	}
 	return []process.Spec{{Name: name, Path: p.program, Args: append(args, path)}}, nil
-}
-
-// portOf returns the port of an address on loopback.
-func portOf(addr string) string {
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		panic("BUG: broker address " + strings.TrimSpace(addr) + " has no port")
-	}
-	return port
 }

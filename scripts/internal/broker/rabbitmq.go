@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
 
@@ -38,13 +39,13 @@ func configureRabbitMQ(p place) ([]process.Spec, error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	names, dist := portOf(p.aux[0]), portOf(p.aux[1])
+	names, dist := loopback.Port(p.aux[0]), loopback.Port(p.aux[1])
 	return []process.Spec{
 		// In the foreground: RabbitMQ would start one that outlives it.
 		{Name: "epmd", Path: epmd, Args: []string{"-port", names, "-address", "127.0.0.1"}},
 		{Name: "rabbitmq-server", Path: withoutWrapper(p.program), Env: []string{
 			"HOME=" + p.dir,
-			"RABBITMQ_NODENAME=holdfast" + portOf(p.addr) + "@localhost",
+			"RABBITMQ_NODENAME=holdfast" + loopback.Port(p.addr) + "@localhost",
 			"RABBITMQ_CONFIG_FILE=" + conf,
 			"RABBITMQ_MNESIA_BASE=" + filepath.Join(p.data(), "mnesia"),
 			"RABBITMQ_LOG_BASE=" + filepath.Join(p.dir, "upgrades"),
@@ -52,7 +53,7 @@ func configureRabbitMQ(p place) ([]process.Spec, error) {
 			"RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(p.dir, "plugins"),
 			"RABBITMQ_DIST_PORT=" + dist,
 			"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
-			"RABBITMQ_NODE_PORT=" + portOf(p.addr),
+			"RABBITMQ_NODE_PORT=" + loopback.Port(p.addr),
 			"ERL_EPMD_PORT=" + names,
 			"ERL_EPMD_ADDRESS=127.0.0.1",
 			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2",

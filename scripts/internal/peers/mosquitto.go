@@ -9,15 +9,15 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // Mosquitto starts two of them, the device's with a bridge to the cloud's, and a
 // mosquitto_sub with a persistent session there. Tuned, they keep every message and
 // write their database each second; otherwise they do as they come: 1 000 messages
 // and half an hour.
-func Mosquitto(ctx context.Context, place Place, ports *stack.Ports, tuned bool) (*Peer, error) {
+func Mosquitto(ctx context.Context, place Place, ports *loopback.Ports, tuned bool) (*Peer, error) {
 	program, err := broker.Mosquitto().Find()
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ cleansession false
 notifications false
 keepalive_interval 5
 restart_timeout 1 5
-`, portOf(peer.Link.Addr()), Prefix)
+`, loopback.Port(peer.Link.Addr()), Prefix)
 	if peer.Hub, err = mosquitto(g, program, place.Dir, hubData, "hub", at[1], habits); err != nil {
 		return peer, err
 	}
@@ -58,7 +58,7 @@ restart_timeout 1 5
 	arrived := filepath.Join(place.Dir, "arrived.log")
 	_, err = g.Start(process.Spec{
 		Name: "mosquitto_sub", Path: collector, Log: arrived,
-		Args: []string{"-h", "127.0.0.1", "-p", portOf(at[1]), "-i", "collector", "-c", "-q", "1", "-k", "5", "-t", Prefix + "/#", "-F", "%t %p"},
+		Args: []string{"-h", "127.0.0.1", "-p", loopback.Port(at[1]), "-i", "collector", "-c", "-q", "1", "-k", "5", "-t", Prefix + "/#", "-F", "%t %p"},
 	})
 	if err != nil {
 		return peer, err
@@ -80,7 +80,7 @@ allow_anonymous true
 user root
 persistence true
 persistence_location %s/
-%s`, portOf(addr), data, more)
+%s`, loopback.Port(addr), data, more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

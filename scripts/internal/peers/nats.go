@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // The streams on the device and in the cloud.
@@ -26,7 +26,7 @@ const (
 // and is a leaf of the cloud's, which mirrors that stream. Tuned, both sync each
 // message before they acknowledge it; otherwise, as they come, every two minutes.
 // program is nats-server.
-func NATS(ctx context.Context, place Place, ports *stack.Ports, program string, tuned bool) (*Peer, error) {
+func NATS(ctx context.Context, place Place, ports *loopback.Ports, program string, tuned bool) (*Peer, error) {
 	at, err := addresses(ports, 4)
 	if err != nil {
 		return nil, err

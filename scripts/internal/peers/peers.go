@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
 )
 
 // Prefix is with what the topics of sensors must begin.
@@ -47,7 +47,7 @@ type Peer struct {
 }
 
 // newPeer returns a peer with a group and a link to the cloud's address.
-func newPeer(p Place, ports *stack.Ports, target string) (*Peer, *process.Group, error) {
+func newPeer(p Place, ports *loopback.Ports, target string) (*Peer, *process.Group, error) {
 	if err := errors.Join(os.MkdirAll(p.Dir, 0o711), os.MkdirAll(p.Card, 0o755)); err != nil {
 		return nil, nil, err
 	}
@@ -65,7 +65,7 @@ func newPeer(p Place, ports *stack.Ports, target string) (*Peer, *process.Group,
 }
 
 // addresses returns so many free ones.
-func addresses(ports *stack.Ports, n int) (all []string, err error) {
+func addresses(ports *loopback.Ports, n int) (all []string, err error) {
 	for range n {
 		addr, err := ports.Next()
 		if err != nil {
@@ -120,9 +120,4 @@ func Sync(card string) error {
 		}
 		return errors.Join(f.Sync(), f.Close())
 	})
-}
-
-func portOf(addr string) string {
-	_, port, _ := net.SplitHostPort(addr) // ours always has one
-	return port
 }

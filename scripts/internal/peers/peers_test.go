@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-edge/holdfast/scripts/internal/broker"
-	"github.com/holdfast-edge/holdfast/scripts/internal/stack"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 )
 
 // Of what a subscriber wrote, lines with a topic of ours are messages, and what it says about itself is not.
@@ -30,7 +30,7 @@ func TestLines(t *testing.T) {
 // A bridge that is installed takes messages on the device, survives a restart there, and ends when it is told to.
 func TestMosquittoStarts(t *testing.T) {
 	dir := t.TempDir()
-	p, err := Mosquitto(context.Background(), Place{Dir: filepath.Join(dir, "run"), Card: filepath.Join(dir, "card")}, &stack.Ports{}, true)
+	p, err := Mosquitto(context.Background(), Place{Dir: filepath.Join(dir, "run"), Card: filepath.Join(dir, "card")}, &loopback.Ports{}, true)
 	if errors.Is(err, broker.ErrNotInstalled) {
 		t.Skip(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 )
 
 // cloudConfig: sidecar is where the replica finds its own.
@@ -46,9 +48,9 @@ func (s *Stack) sidecarArgs(app, side string, at sidecarPorts) []string {
 		"--app-id", app,
 		"--resources-path", filepath.Join(s.o.Root, "dapr-components", s.Broker.Kind().Name, side),
 		"--dapr-listen-addresses", "127.0.0.1",
-		"--dapr-http-port", portOf(at.http),
-		"--dapr-grpc-port", portOf(at.grpc),
-		"--dapr-internal-grpc-port", portOf(at.internal),
+		"--dapr-http-port", loopback.Port(at.http),
+		"--dapr-grpc-port", loopback.Port(at.grpc),
+		"--dapr-internal-grpc-port", loopback.Port(at.internal),
 		"--dapr-internal-grpc-listen-address", "127.0.0.1",
 		"--enable-metrics=false",
 		"--dapr-graceful-shutdown-seconds", strconv.Itoa(int(stopLimit.Seconds()) / 2),

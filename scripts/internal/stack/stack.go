@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/cloud"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/postgres"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
@@ -69,7 +70,7 @@ type Stack struct {
 
 	o     Options
 	group *process.Group
-	ports Ports
+	ports loopback.Ports
 	links []*link.Link // of devices
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-edge/holdfast/scripts/internal/build"
 	"github.com/holdfast-edge/holdfast/scripts/internal/disorder"
 	"github.com/holdfast-edge/holdfast/scripts/internal/link"
+	"github.com/holdfast-edge/holdfast/scripts/internal/loopback"
 	"github.com/holdfast-edge/holdfast/scripts/internal/postgres"
 	"github.com/holdfast-edge/holdfast/scripts/internal/process"
 )
@@ -88,7 +89,7 @@ func (s *Stack) startPostgres(ctx context.Context) (err error) {
 
 func (s *Stack) startReplica(ctx context.Context, r *Replica, i int, token string) (err error) {
 	var public string
-	if err := s.ports.fill(&public, &r.app, &r.at.http, &r.at.grpc, &r.at.internal); err != nil {
+	if err := s.ports.Fill(&public, &r.app, &r.at.http, &r.at.grpc, &r.at.internal); err != nil {
 		return err
 	}
 	r.URL = "http://" + public
@@ -108,7 +109,7 @@ func (s *Stack) startReplica(ctx context.Context, r *Replica, i int, token strin
 	}
 	r.Sidecar, err = s.sidecar(ctx, "daprd-cloud"+suffix(i), r.at,
 		append(s.Broker.Kind().Env(s.Broker.Addr), "APP_API_TOKEN="+token),
-		append(s.sidecarArgs("cloud-api", "cloud", r.at), "--app-port", portOf(app), "--app-protocol", "http"))
+		append(s.sidecarArgs("cloud-api", "cloud", r.at), "--app-port", loopback.Port(app), "--app-protocol", "http"))
 	return err
 }
 
@@ -186,7 +187,7 @@ func (s *Stack) Device(ctx context.Context, name, id, data, more string) (*Edge,
 // place finds addresses for a device.
 func (s *Stack) place(e *Edge, at *sidecarPorts) error {
 	var status string
-	err := s.ports.fill(&at.http, &at.grpc, &at.internal, &e.MQTT, &status)
+	err := s.ports.Fill(&at.http, &at.grpc, &at.internal, &e.MQTT, &status)
 	e.Status = "http://" + status
 	return err
 }

@@ -1,4 +1,6 @@
-package stack
+// Package loopback chooses addresses on this machine for programs that are started,
+// killed and started again.
+package loopback
 
 import (
 	"errors"
@@ -39,8 +41,8 @@ func (p *Ports) Next() (addr string, err error) {
 	return "", errors.New("find a port: none of 1000 tried from 20000 to 32000 is free")
 }
 
-// fill puts an address into each of the strings.
-func (p *Ports) fill(addrs ...*string) error {
+// Fill puts an address into each of the strings.
+func (p *Ports) Fill(addrs ...*string) error {
 	for _, a := range addrs {
 		addr, err := p.Next()
 		if err != nil {
@@ -51,8 +53,11 @@ func (p *Ports) fill(addrs ...*string) error {
 	return nil
 }
 
-// portOf returns the port of an address that Ports made.
-func portOf(addr string) string {
-	_, port, _ := net.SplitHostPort(addr) // ours always has one
+// Port returns the port of an address, which must have one.
+func Port(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: address %q has no port", addr))
+	}
 	return port
 }
